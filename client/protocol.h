@@ -1,0 +1,126 @@
+// The wire protocol between clients and the controller, version 1. docs/protocol.md describes it for other languages.
+//
+// A message is one ZeroMQ multipart message between a DEALER (client) and the controller's ROUTER: frame 0 is a msgpack
+// map (the header), the following frames are raw tensors in the order in which the header lists them. Headers are
+// decoded from bytes that nobody vouches for: every limit below is checked before anything is allocated for it, unknown
+// keys are skipped, and a decode error names the field.
+//
+// Units: `_us` microseconds. Thread rule: free functions without state; the structs are plain values.
+#ifndef ABACUS_CLIENT_PROTOCOL_H_
+#define ABACUS_CLIENT_PROTOCOL_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "shm/status.h"
+#include "shm/types.h"
+
+namespace abacus::protocol {
+
+inline constexpr uint64_t kVersion = 1;
+inline constexpr size_t kMaxHeaderBytes = 64 * 1024;
+inline constexpr size_t kMaxTensors = 16;       // inputs of one request, outputs of one reply
+inline constexpr size_t kMaxNameBytes = 128;    // model and tensor names
+inline constexpr size_t kMaxServices = 64;      // entries of a models or health reply
+inline constexpr size_t kMaxDepth = 8;          // nesting of a header
+
+enum class RequestType : uint8_t { kInfer = 0, kModels, kHealth };
+
+struct TensorHeader {
+  std::string name;
+  DType dtype = DType::kFloat32;
+  Shape shape;
+  friend bool operator==(const TensorHeader&, const TensorHeader&) = default;
+};
+
+struct Request {
+  RequestType type = RequestType::kInfer;
+  uint64_t id = 0;         // chosen by the client, unique among its queries in flight; comes back in the reply
+  std::string model;       // service name
+  uint64_t qos_us = 0;     // latency target from arrival at the controller; 0: the service's default
+  std::vector<TensorHeader> inputs;
+  // A synthetic query carries no tensors: the worker runs the bucket on its own stored input and the reply has no
+  // outputs. For load tests without the cost of payloads.
+  bool synthetic = false;
+  uint32_t batch = 0;      // synthetic only
+  uint32_t sequence = 0;   // synthetic only; 0 for models without a sequence dimension
+  friend bool operator==(const Request&, const Request&) = default;
+};
+
+struct Timing {
+  uint64_t queued_us = 0;     // from arrival until its first operator range was sent to the worker
+  uint64_t executed_us = 0;   // sum over its rounds, command sent to completion seen
+  uint64_t total_us = 0;      // arrival until the reply was handed to the socket
+  uint32_t rounds = 0;
+  uint64_t predicted_us = 0;  // execution time that the controller predicted; 0: no prediction
+  friend bool operator==(const Timing&, const Timing&) = default;
+};
+
+struct TensorDescription {  // one input or output of a model
+  std::string name;
+  DType dtype = DType::kFloat32;
+  std::vector<std::string> dims;  // a number, or "batch" / "sequence"
+  bool has_range = false;         // integer inputs: allowed values [low, high]
+  int64_t low = 0;
+  int64_t high = 0;
+  friend bool operator==(const TensorDescription&, const TensorDescription&) = default;
+};
+
+struct ModelDescription {
+  std::string name;
+  std::vector<TensorDescription> inputs;
+  std::vector<TensorDescription> outputs;
+  std::vector<int64_t> batch_sizes;       // buckets; a query is padded to the next one
+  std::vector<int64_t> sequence_lengths;  // empty: no sequence dimension
+  uint64_t qos_us = 0;                    // default latency target
+  friend bool operator==(const ModelDescription&, const ModelDescription&) = default;
+};
+
+struct ServiceHealth {
+  std::string name;
+  std::string state;  // "starting", "ready", "failed", "restarting"
+  int64_t worker_pid = 0;
+  uint64_t queued = 0;
+  uint64_t restarts = 0;
+  std::string message;  // why it is not ready
+  friend bool operator==(const ServiceHealth&, const ServiceHealth&) = default;
+};
+
+struct Reply {
+  uint64_t id = 0;
+  StatusCode status = StatusCode::kOk;
+  std::string message;  // empty when OK
+  std::string field;    // INVALID_ARGUMENT: path of the offending field, e.g. "inputs[0].shape"
+  std::string model;
+  std::vector<TensorHeader> outputs;
+  Timing timing;
+  // Reply to kModels / kHealth only:
+  std::vector<ModelDescription> models;
+  bool ready = false;
+  std::vector<ServiceHealth> services;
+  friend bool operator==(const Reply&, const Reply&) = default;
+};
+
+// What a decoder found wrong: `field` is a path such as "inputs[1].dtype" (or "header" for bytes that are no msgpack
+// map). `id` is the query id where it could still be read, so that the error can be answered; has_id tells.
+struct DecodeError {
+  std::string field;
+  std::string message;
+  bool has_id = false;
+  uint64_t id = 0;
+};
+
+// Encoders replace the content of *out (capacity is kept).
+void EncodeRequest(const Request& request, std::string* out);
+void EncodeReply(const Reply& reply, std::string* out);
+
+// Decoders never throw and never read outside `bytes`; *out is overwritten (capacity is kept) and unspecified on error.
+// Values are validated in form (types, limits), not against a model: that is admission's part.
+tl::expected<void, DecodeError> DecodeRequest(std::span<const std::byte> bytes, Request* out);
+tl::expected<void, DecodeError> DecodeReply(std::span<const std::byte> bytes, Reply* out);
+
+}  // namespace abacus::protocol
+
+#endif  // ABACUS_CLIENT_PROTOCOL_H_

@@ -1,0 +1,90 @@
+// Configuration of a controller: one TOML file, validated whole before anything starts.
+//
+// configs/default.toml explains every key with unit, default and consequence; this header only names the fields.
+// Unknown keys, wrong types and values out of bounds are errors that name file, line and key.
+// Thread rule: immutable after LoadConfig.
+#ifndef ABACUS_CONTROLLER_CONFIG_H_
+#define ABACUS_CONTROLLER_CONFIG_H_
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/model_spec.h"
+#include "shm/status.h"
+
+namespace abacus {
+
+enum class DeviceKind : uint8_t { kAuto = 0, kCpu, kCuda, kFake };  // kAuto: cuda where a GPU is found, else cpu
+
+struct ServerConfig {           // [server]
+  std::string name = "default";                        // names the shared-memory segment and run files: [A-Za-z0-9_-]+
+  std::vector<std::string> listen = {"tcp://127.0.0.1:5570"};  // ZeroMQ endpoints; see also ipc
+  bool ipc = true;              // also listen on RUN_DIR/NAME/controller.ipc (same user only)
+  int io_threads = 1;           // ZeroMQ I/O threads
+  uint64_t arena_bytes = 256ull << 20;                 // key arena_mib
+  std::string log_level = "info";                      // trace debug info warn error
+  uint64_t drain_timeout_ns = 10'000'000'000;          // key drain_timeout_ms
+};
+
+struct LimitsConfig {           // [limits]
+  uint64_t max_frame_bytes = 64ull << 20;              // key max_frame_mib
+  uint64_t max_message_bytes = 128ull << 20;           // key max_message_mib
+  uint32_t max_frames = 17;                            // header + kMaxTensors
+  uint64_t max_client_bytes = 128ull << 20;            // key max_client_mib: accepted, not yet answered and read
+  uint32_t max_client_queries = 4096;
+  uint32_t max_clients = 1024;
+  uint32_t max_queries = 65536;                        // over all clients, power of two not needed
+};
+
+struct SchedulerConfig {        // [scheduler]
+  std::string policy = "fcfs";  // fcfs sjf edf free
+  bool abandon = true;          // answer hopeless queries at once instead of running them late
+  uint32_t spin_us = 0;         // how long an idle scheduler and idle workers spin before they sleep; key spin_us,
+                                // -1 in the file (the default) = 50 when there are cores to spare, else 0
+};
+
+struct WorkerConfig {           // [worker]: defaults of every service
+  DeviceKind device = DeviceKind::kAuto;
+  int gpu = 0;                  // CUDA device index
+  int cpu_threads = 1;          // intra-op threads of a CPU worker
+  uint64_t load_timeout_ns = 300'000'000'000;          // key load_timeout_s
+  uint64_t round_timeout_ns = 10'000'000'000;          // key round_timeout_ms: a range that takes longer is a hang
+  bool mps = true;              // cuda only: require every worker to be a client of CUDA MPS
+  uint32_t max_restarts_per_minute = 5;                // then the service stays down until the next minute
+  uint32_t graph_cache = 512;   // cuda only: sliced graphs kept per worker
+};
+
+struct ServiceConfig {          // [[service]]
+  std::string name;             // what clients ask for
+  std::filesystem::path model;  // absolute path of NAME.toml
+  uint64_t qos_ns = 100'000'000;                       // key qos_ms
+  uint32_t queue_limit = 1024;  // queries waiting; more get OVERLOADED
+  ModelSpec spec;               // parsed from `model`
+};
+
+struct Config {
+  std::filesystem::path path;
+  ServerConfig server;
+  LimitsConfig limits;
+  SchedulerConfig scheduler;
+  WorkerConfig worker;
+  std::vector<ServiceConfig> services;  // 1 .. kMaxWorkers
+};
+
+// Reads and validates a configuration and the model specs that it names. `overrides` are "section.key=value" settings
+// (value in TOML syntax; a bare word is taken as a string), applied as if they stood in the file.
+Result<Config> LoadConfig(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
+// The same from text; `path` names the source in errors and anchors relative paths.
+Result<Config> ParseConfig(std::string_view text, const std::filesystem::path& path,
+                           const std::vector<std::string>& overrides = {});
+
+// Directory for lock, ipc socket, logs and MPS folders: $ABACUS_RUN_DIR, else $XDG_RUNTIME_DIR/abacus, else
+// /tmp/abacus-UID. Created with mode 0700; an existing one owned by somebody else is an error.
+Result<std::filesystem::path> RunDirectory();
+
+}  // namespace abacus
+
+#endif  // ABACUS_CONTROLLER_CONFIG_H_

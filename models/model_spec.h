@@ -1,0 +1,118 @@
+// ModelSpec: what NAME.toml says about a model file NAME.pt, and the shapes and byte layouts that follow from it.
+//
+// The controller validates queries against it, the worker lays tensors out by it, so both read the same file through
+// this code. Example:
+//
+//   name = "minilm"
+//   file = "minilm.pt"            # TorchScript, relative to this TOML
+//   tolerance = 1e-3              # largest accepted |optimised - plain| / max|plain| at load
+//   [buckets]                     # a query is padded to the smallest bucket that holds it
+//   batch = [1, 2, 4]
+//   sequence = [16, 32]           # only for models with a "sequence" dimension
+//   [[inputs]]
+//   name = "input_ids"
+//   dtype = "int64"
+//   shape = ["batch", "sequence"] # numbers, or the symbols "batch" and "sequence"
+//   range = [0, 30521]            # allowed values, checked before a query is accepted (integer inputs)
+//   pad = 0                       # value of padding elements along the sequence
+//   [[outputs]]
+//   name = "embedding"
+//   dtype = "float32"
+//   shape = ["batch", 384]
+//   [fake]                        # optional: timings for the fake runtime, see worker/fake_runtime.h
+//
+// Thread rule: immutable after parsing. Errors name file, line and key.
+#ifndef ABACUS_MODELS_MODEL_SPEC_H_
+#define ABACUS_MODELS_MODEL_SPEC_H_
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shm/layout.h"
+#include "shm/status.h"
+#include "shm/types.h"
+
+namespace abacus {
+
+// Dimensions that stand for a symbol in TensorSpec::dims. Anything >= 0 is a fixed size.
+inline constexpr int64_t kBatchDim = -1;
+inline constexpr int64_t kSequenceDim = -2;
+
+struct IntRange {
+  int64_t low = 0;   // inclusive
+  int64_t high = 0;  // inclusive
+};
+
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::kFloat32;
+  Shape dims;  // fixed sizes, kBatchDim (first dimension only) or kSequenceDim (at most once)
+  std::optional<IntRange> range;
+  int64_t pad = 0;
+};
+
+struct Bucket {
+  int64_t batch = 1;
+  int64_t sequence = 0;  // 0: the model has no sequence dimension
+};
+
+// Timings of the fake runtime; all times microseconds.
+struct FakeTiming {
+  uint32_t operators = 16;
+  double base_us = 0;       // per whole pass
+  double per_row_us = 0;    // added per batch row
+  double load_us = 0;       // time that loading takes
+  int64_t die_on_value = -1;   // scripted fault: exit when the first input element has this value (int64 inputs)
+  int64_t fail_on_value = -1;  // scripted fault: report an error instead
+  int64_t hang_on_value = -1;  // scripted fault: stop responding
+};
+
+struct ModelSpec {
+  std::string name;
+  std::filesystem::path toml_path;
+  std::filesystem::path file;  // absolute
+  double tolerance = 1e-3;
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+  std::vector<int64_t> batch_sizes;       // ascending, non-empty
+  std::vector<int64_t> sequence_lengths;  // ascending; empty without a sequence dimension
+  FakeTiming fake;
+
+  bool has_sequence() const { return !sequence_lengths.empty(); }
+  size_t bucket_count() const { return batch_sizes.size() * (has_sequence() ? sequence_lengths.size() : 1); }
+  // Buckets are numbered batch-major: index = batch_index * sequence_count + sequence_index.
+  Bucket bucket(size_t index) const;
+  // Smallest bucket with at least this batch and sequence; nullopt when there is none.
+  std::optional<uint32_t> FindBucket(int64_t batch, int64_t sequence) const;
+};
+
+// The shape of `tensor` at the given batch and sequence sizes.
+Shape ShapeAt(const TensorSpec& tensor, int64_t batch, int64_t sequence);
+
+// Where a job's tensors lie inside its arena block, at bucket shape: every tensor starts at a multiple of
+// kTensorAlignBytes. Inputs come first, then outputs.
+struct TensorSlot {
+  uint64_t offset_bytes = 0;  // from the start of the block
+  uint64_t bytes = 0;
+};
+struct BlockLayout {
+  std::vector<TensorSlot> inputs;
+  std::vector<TensorSlot> outputs;
+  uint64_t total_bytes = 0;
+};
+inline constexpr uint64_t kTensorAlignBytes = 256;
+BlockLayout LayoutOf(const ModelSpec& spec, size_t bucket_index);
+
+// Reads NAME.toml. Checks names, dtypes, shapes, ranges, buckets (at most kMaxBuckets) and unknown keys; does not
+// require that the model file exists (the worker reports that).
+Result<ModelSpec> LoadModelSpec(const std::filesystem::path& toml_path);
+// The same from text; `toml_path` names the source in errors and anchors `file`.
+Result<ModelSpec> ParseModelSpec(std::string_view text, const std::filesystem::path& toml_path);
+
+}  // namespace abacus
+
+#endif  // ABACUS_MODELS_MODEL_SPEC_H_

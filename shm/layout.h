@@ -1,0 +1,164 @@
+// The byte layout of the shared-memory segment: one per running controller, mapped by it and by every worker.
+//
+//   SegmentHeader | WorkerBlock[kMaxWorkers] | arena
+//
+// shm/README.md has the byte map with writer, reader and ordering of every field. All structs here are trivially laid
+// out, hold no pointers, and are pinned by offset asserts: any change of a struct bumps kLayoutVersion.
+//
+// Trust: the controller owns every size and offset. A worker may write only its own WorkerBlock's worker-side fields
+// and the arena blocks that it was handed; what the controller reads back it copies first and then checks.
+#ifndef ABACUS_SHM_LAYOUT_H_
+#define ABACUS_SHM_LAYOUT_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "shm/shm_atomic.h"
+#include "shm/spsc_ring.h"
+#include "shm/status.h"
+
+namespace abacus {
+
+inline constexpr uint64_t kSegmentMagic = 0x3153554341424153;  // "SABACUS1", read as little endian
+inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr size_t kMaxWorkers = 16;
+inline constexpr size_t kMaxBuckets = 64;
+inline constexpr size_t kMaxCuts = 64;  // intervals between cut points of one bucket
+inline constexpr size_t kRingCapacity = 64;
+inline constexpr size_t kLatencyBuckets = 256;
+
+// What the controller asks a worker to do. One cache line.
+struct Command {
+  enum Kind : uint32_t { kRun = 1, kStop = 2 };
+  enum Flags : uint32_t { kSynthetic = 1 };  // no tensors: run on the worker's stored input
+  uint32_t kind = 0;
+  uint32_t flags = 0;
+  uint64_t job_id = 0;
+  uint32_t bucket = 0;
+  uint32_t first = 0;  // operators [first, last), both cut points of the bucket
+  uint32_t last = 0;
+  uint32_t reserved = 0;
+  uint64_t block_offset = 0;  // of the job's tensors, from the start of the arena; BlockLayout says where each lies
+  uint64_t block_bytes = 0;
+  uint64_t sent_ns = 0;
+};
+static_assert(sizeof(Command) <= kCacheLineBytes);
+
+// What a worker answers, one per kRun command, in order.
+struct Completion {
+  uint64_t job_id = 0;
+  uint32_t first = 0;
+  uint32_t last = 0;
+  uint32_t status = 0;  // StatusCode; the text is in WorkerBlock::error
+  uint32_t fatal = 0;   // 1: the worker exits after this
+  uint64_t started_ns = 0;
+  uint64_t ended_ns = 0;
+};
+static_assert(sizeof(Completion) <= kCacheLineBytes);
+
+// A futex word that one side waits on and the other rings; see doorbell.h.
+struct alignas(kCacheLineBytes) DoorbellWord {
+  ShmAtomic<uint32_t> value{0};
+  ShmAtomic<uint32_t> waiting{0};
+};
+
+enum class WorkerState : uint32_t {
+  kEmpty = 0,    // no process yet
+  kStarting,     // spawned
+  kLoading,      // loads, optimises and checks its model
+  kLoaded,       // ready to serve; the controller may still check that it is an MPS client
+  kServing,      // takes queries
+  kFailed,       // gave up; `error` says why
+  kExited,       // process gone
+};
+std::string_view WorkerStateName(WorkerState state);
+
+// Cut points and solo time of one bucket; BucketRanges of worker/model_runtime.h, laid out flat.
+struct RangeTableEntry {
+  uint32_t operators = 0;
+  uint32_t cut_count = 0;  // number of entries of `cuts`: intervals + 1
+  uint64_t solo_ns = 0;
+  std::array<uint32_t, kMaxCuts + 1> cuts{};
+  uint32_t reserved = 0;
+};
+
+// Written by the controller's scheduler thread alone, read from outside by the inspector.
+struct ServiceStats {
+  ShmAtomic<uint64_t> accepted{0};
+  std::array<ShmAtomic<uint64_t>, kWireStatusCount> replies{};  // by StatusCode
+  ShmAtomic<uint64_t> violations{0};                            // OK replies later than their target
+  ShmAtomic<uint64_t> queued{0};
+  ShmAtomic<uint64_t> in_flight{0};
+  ShmAtomic<uint64_t> rounds{0};
+  ShmAtomic<uint64_t> restarts{0};
+  std::array<ShmAtomic<uint64_t>, kLatencyBuckets> latency{};  // LatencyBucketOf(total_ns), OK replies only
+};
+
+struct WorkerBlock {
+  // Written by the controller before the worker is spawned.
+  std::array<char, 64> service{};
+  uint32_t incarnation = 0;  // counts the processes that held this block
+  uint32_t bucket_count = 0;
+  // Written by the worker (and by the controller while no worker is attached).
+  alignas(kCacheLineBytes) ShmAtomic<uint32_t> state{0};  // WorkerState; release publishes what precedes it
+  ShmAtomic<int32_t> pid{0};
+  ShmAtomic<uint64_t> heartbeat_ns{0};  // monotonic clock, at least every kHeartbeatNs while alive
+  ShmAtomic<uint64_t> ranges_run{0};
+  ShmAtomic<uint64_t> busy_ns{0};
+  std::array<char, 16> device{};   // "cpu", "cuda:0", "fake"
+  std::array<char, 512> error{};   // NUL-terminated; valid with state kFailed or a failed Completion
+  std::array<RangeTableEntry, kMaxBuckets> ranges{};  // valid from kLoaded on
+  // Command ring and its doorbell: controller -> worker.
+  DoorbellWord command_bell;
+  SpscRing<Command, kRingCapacity> commands;
+  // Completion ring: worker -> controller; the doorbell is SegmentHeader::controller_bell.
+  SpscRing<Completion, kRingCapacity> completions;
+  alignas(kCacheLineBytes) ServiceStats stats;
+};
+
+struct SegmentHeader {
+  uint64_t magic = 0;
+  ShmAtomic<uint32_t> layout_version{0};  // published last with release; 0: under construction
+  uint32_t worker_count = 0;
+  uint64_t total_bytes = 0;
+  uint64_t arena_offset_bytes = 0;
+  uint64_t arena_bytes = 0;
+  int32_t owner_pid = 0;
+  uint32_t reserved = 0;
+  uint64_t owner_start_ticks = 0;  // field 22 of /proc/PID/stat: tells a recycled pid from the owner
+  uint64_t started_ns = 0;         // monotonic clock
+  std::array<char, 32> policy{};
+  std::array<char, 128> endpoint{};  // first address clients connect to
+  alignas(kCacheLineBytes) ShmAtomic<uint64_t> heartbeat_ns{0};  // scheduler thread
+  ShmAtomic<uint32_t> draining{0};
+  ShmAtomic<uint64_t> arena_used_bytes{0};
+  ShmAtomic<uint64_t> rejected_messages{0};   // no service: malformed, unknown model, ...
+  ShmAtomic<uint64_t> dropped_replies{0};     // the client had vanished
+  ShmAtomic<uint64_t> closed_connections{0};  // cut off for breaking a limit
+  DoorbellWord controller_bell;
+};
+
+inline constexpr uint64_t kHeartbeatNs = 100'000'000;
+
+inline constexpr size_t kHeaderBytes = 4096;
+static_assert(sizeof(SegmentHeader) <= kHeaderBytes);
+static_assert(offsetof(SegmentHeader, layout_version) == 8);
+static_assert(offsetof(SegmentHeader, owner_pid) == 40);
+static_assert(sizeof(RangeTableEntry) == 280);
+static_assert(sizeof(ShmAtomic<uint64_t>) == 8);
+
+inline constexpr size_t WorkerBlockOffset(size_t index) { return kHeaderBytes + index * sizeof(WorkerBlock); }
+inline constexpr size_t ArenaOffset() {
+  return (WorkerBlockOffset(kMaxWorkers) + 4095) / 4096 * 4096;
+}
+
+// Log-linear histogram of latencies: 8 buckets per power of two of microseconds, so a quantile is exact to 12.5 %.
+size_t LatencyBucketOf(uint64_t latency_ns);
+// Upper edge of a bucket, in microseconds.
+uint64_t LatencyBucketUpperUs(size_t bucket);
+
+}  // namespace abacus
+
+#endif  // ABACUS_SHM_LAYOUT_H_
