@@ -42,6 +42,8 @@ class ModelRuntime {
   virtual const BucketRanges& ranges(uint32_t bucket) const = 0;
   // Runs operators [first, last) to completion (the device is idle for this model when it returns).
   virtual Status Run(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) = 0;
+  // Makes the arena fast to copy from and to (page-locks it for a GPU). Called once, before the first Run.
+  virtual Status PinArena(std::span<std::byte> /*arena*/) { return Status::Ok(); }
   // True once an error left the runtime unusable.
   virtual bool IsFatal() const { return false; }
 };

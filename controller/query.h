@@ -1,0 +1,111 @@
+// Query and QueryTable: every query that the controller holds, from its arrival until its reply has left the socket.
+//
+// A query lives in one slot of a fixed table; threads pass the slot's index. Who may touch a slot:
+//
+//   front end  --Submit-->  scheduler  --Done-->  front end  --socket-->  I/O thread  --released-->  front end
+//
+// Each arrow is a queue with release/acquire, so the fields need no locks. The slot is given back only when ZeroMQ has
+// handed every frame of the reply to the kernel (or dropped it): that bounds what one client can make us hold.
+#ifndef ABACUS_CONTROLLER_QUERY_H_
+#define ABACUS_CONTROLLER_QUERY_H_
+
+#include <atomic>
+#include <boost/lockfree/queue.hpp>
+#include <boost/lockfree/spsc_queue.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "client/protocol.h"
+#include "shm/status.h"
+#include "shm/tensor_arena.h"
+
+namespace abacus {
+
+struct Client;  // front_end.h
+
+class QueryTable;
+
+struct Query {
+  // Set once by the table: what a ZeroMQ free callback, which gets one pointer, needs to find its way back.
+  QueryTable* table = nullptr;
+  uint32_t slot = 0;
+
+  // Set at ingress, constant afterwards.
+  uint64_t id = 0;  // the client's
+  Client* client = nullptr;
+  uint32_t service = 0;
+  uint32_t bucket = 0;
+  int64_t batch = 0;  // as asked for; the bucket may be larger
+  int64_t sequence = 0;
+  bool synthetic = false;
+  bool refusal = false;  // never accepted: the slot only carries the error out
+  TensorArena::Block block;  // bytes == 0: none
+  uint64_t arrival_ns = 0;
+  uint64_t deadline_ns = 0;
+
+  // Set by the scheduler before Done.
+  StatusCode status = StatusCode::kOk;
+  std::string message;
+  protocol::Timing timing;
+
+  // The reply on its way out.
+  std::string header;
+  std::atomic<uint32_t> frames_out{0};  // frames of it that ZeroMQ still holds
+};
+
+class QueryTable {
+ public:
+  explicit QueryTable(uint32_t capacity)
+      : slots_(std::make_unique<Query[]>(capacity)), capacity_(capacity), released_(capacity) {
+    free_.reserve(capacity);
+    for (uint32_t i = capacity; i-- > 0;) {
+      slots_[i].table = this;
+      slots_[i].slot = i;
+      free_.push_back(i);
+    }
+  }
+
+  Query& operator[](uint32_t slot) { return slots_[slot]; }
+  uint32_t capacity() const { return capacity_; }
+  uint32_t in_use() const { return capacity_ - static_cast<uint32_t>(free_.size()); }
+
+  // Front end only.
+  std::optional<uint32_t> Acquire() {
+    if (free_.empty()) return std::nullopt;
+    const uint32_t slot = free_.back();
+    free_.pop_back();
+    return slot;
+  }
+  void Return(uint32_t slot) { free_.push_back(slot); }
+
+  // Any thread: ZeroMQ is done with one frame of this slot's reply.
+  void FrameReleased(uint32_t slot) {
+    if (slots_[slot].frames_out.fetch_sub(1, std::memory_order_acq_rel) == 1) released_.push(slot);
+  }
+  // Front end only: the next slot whose reply has left.
+  std::optional<uint32_t> PopReleased() {
+    uint32_t slot = 0;
+    if (!released_.pop(slot)) return std::nullopt;
+    return slot;
+  }
+
+ private:
+  std::unique_ptr<Query[]> slots_;
+  const uint32_t capacity_;
+  std::vector<uint32_t> free_;
+  boost::lockfree::queue<uint32_t> released_;  // many producers: ZeroMQ's I/O threads and the front end
+};
+
+// Front end <-> scheduler. Both directions can hold every slot, so a push never fails.
+struct QueryChannel {
+  explicit QueryChannel(uint32_t capacity) : submitted(capacity), done(capacity) {}
+  boost::lockfree::spsc_queue<uint32_t> submitted;  // front end -> scheduler
+  boost::lockfree::spsc_queue<uint32_t> done;       // scheduler -> front end
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_CONTROLLER_QUERY_H_

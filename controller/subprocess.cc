@@ -1,0 +1,79 @@
+#include "controller/subprocess.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "shm/clock.h"
+
+extern char** environ;
+
+namespace abacus {
+
+Result<std::string> RunCommand(const std::vector<std::string>& argv, const std::string& input, uint64_t timeout_ns) {
+  int to_child[2], from_child[2];
+  if (pipe2(to_child, O_CLOEXEC) != 0) return Error(StatusCode::kUnavailable, "out of file descriptors");
+  if (pipe2(from_child, O_CLOEXEC) != 0) {
+    close(to_child[0]);
+    close(to_child[1]);
+    return Error(StatusCode::kUnavailable, "out of file descriptors");
+  }
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, to_child[0], STDIN_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, from_child[1], STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, from_child[1], STDERR_FILENO);
+  std::vector<char*> args;
+  for (const std::string& arg : argv) args.push_back(const_cast<char*>(arg.c_str()));
+  args.push_back(nullptr);
+  pid_t pid = -1;
+  const int spawned = posix_spawnp(&pid, args[0], &actions, nullptr, args.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  close(to_child[0]);
+  close(from_child[1]);
+  if (spawned == 0) {
+    // Inputs are a few bytes and fit the pipe; a child that does not read them is caught by the time limit.
+    [[maybe_unused]] const ssize_t written = write(to_child[1], input.data(), input.size());
+  }
+  close(to_child[1]);
+  if (spawned != 0) {
+    close(from_child[0]);
+    return Error(StatusCode::kUnavailable, "cannot run " + argv[0] + ": " + std::strerror(spawned));
+  }
+  std::string output;
+  bool timed_out = false;
+  const uint64_t deadline_ns = MonotonicNs() + timeout_ns;
+  for (;;) {
+    const uint64_t now_ns = MonotonicNs();
+    pollfd poll_fd{from_child[0], POLLIN, 0};
+    const int ready = now_ns >= deadline_ns
+                          ? 0
+                          : poll(&poll_fd, 1, static_cast<int>((deadline_ns - now_ns) / kNsPerMs) + 1);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) {
+      timed_out = true;
+      kill(pid, SIGKILL);
+      break;
+    }
+    char buffer[4096];
+    const ssize_t got = read(from_child[0], buffer, sizeof(buffer));
+    if (got <= 0) break;
+    output.append(buffer, static_cast<size_t>(got));
+  }
+  close(from_child[0]);
+  int exit_status = 0;
+  while (waitpid(pid, &exit_status, 0) < 0 && errno == EINTR) {
+  }
+  if (timed_out) return Error(StatusCode::kTimeout, argv[0] + " did not finish in time");
+  if (!WIFEXITED(exit_status) || WEXITSTATUS(exit_status) != 0) {
+    return Error(StatusCode::kInternal, argv[0] + " failed: " + output);
+  }
+  return output;
+}
+
+}  // namespace abacus

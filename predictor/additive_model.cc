@@ -1,0 +1,27 @@
+#include "predictor/additive_model.h"
+
+#include <algorithm>
+
+namespace abacus {
+
+void AdditiveModel::SetBucket(uint32_t service, uint32_t bucket, std::span<const uint32_t> cuts, uint64_t solo_ns) {
+  if (entries_.size() <= service) entries_.resize(service + 1);
+  if (entries_[service].size() <= bucket) entries_[service].resize(bucket + 1);
+  entries_[service][bucket] = {{cuts.begin(), cuts.end()}, solo_ns};
+}
+
+uint64_t AdditiveModel::PredictNs(std::span<const OperatorRange> group) const {
+  uint64_t total_ns = 0;
+  for (const OperatorRange& range : group) {
+    if (range.service >= entries_.size() || range.bucket >= entries_[range.service].size()) continue;
+    const Entry& entry = entries_[range.service][range.bucket];
+    if (entry.cuts.size() < 2) continue;
+    const auto at = [&](uint32_t op) {
+      return static_cast<uint64_t>(std::lower_bound(entry.cuts.begin(), entry.cuts.end(), op) - entry.cuts.begin());
+    };
+    total_ns += entry.solo_ns * (at(range.last) - at(range.first)) / (entry.cuts.size() - 1);
+  }
+  return total_ns;
+}
+
+}  // namespace abacus

@@ -1,0 +1,34 @@
+// AdditiveModel: the time of a group is the sum of its parts' solo times, as if they ran one after another.
+//
+// An upper bound on the time of a group as long as overlap does not hurt, so it is the safe fallback without a trained
+// predictor. Solo times come from the workers, which measure one whole pass per bucket when they load; a range counts
+// by its share of operators at cut points (cut points are equally spaced in solo time).
+// Thread rule: SetBucket from one thread while nobody predicts.
+#ifndef ABACUS_PREDICTOR_ADDITIVE_MODEL_H_
+#define ABACUS_PREDICTOR_ADDITIVE_MODEL_H_
+
+#include <vector>
+
+#include "predictor/latency_model.h"
+
+namespace abacus {
+
+class AdditiveModel : public LatencyModel {
+ public:
+  // `cuts`: ascending operator indices from 0 to the number of operators.
+  void SetBucket(uint32_t service, uint32_t bucket, std::span<const uint32_t> cuts, uint64_t solo_ns);
+
+  std::string_view name() const override { return "additive"; }
+  uint64_t PredictNs(std::span<const OperatorRange> group) const override;
+
+ private:
+  struct Entry {
+    std::vector<uint32_t> cuts;
+    uint64_t solo_ns = 0;
+  };
+  std::vector<std::vector<Entry>> entries_;  // [service][bucket]
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_PREDICTOR_ADDITIVE_MODEL_H_

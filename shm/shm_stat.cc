@@ -1,0 +1,143 @@
+// abacus-status: reads a running controller's segment from outside, read-only, and prints one row per service.
+// Exit codes: 0 the controller runs; 3 there is none of that name (or it is gone); 1 the segment cannot be read.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "shm/clock.h"
+#include "shm/region.h"
+
+namespace abacus {
+namespace {
+
+struct ServiceRow {
+  std::string service, state, device, error;
+  int32_t pid = 0;
+  uint64_t queued = 0, in_flight = 0, served = 0, failed = 0, violations = 0, restarts = 0, rounds = 0;
+  uint64_t p50_us = 0, p99_us = 0;
+  double heartbeat_age_s = 0;
+};
+
+// Quantile of the latency histogram: the upper edge of the bucket where it falls.
+uint64_t QuantileUs(const ServiceStats& stats, double quantile) {
+  uint64_t total = 0;
+  for (const auto& count : stats.latency) total += count.load(std::memory_order_relaxed);
+  if (total == 0) return 0;
+  const auto target = static_cast<uint64_t>(quantile * static_cast<double>(total));
+  uint64_t seen = 0;
+  for (size_t i = 0; i < kLatencyBuckets; ++i) {
+    seen += stats.latency[i].load(std::memory_order_relaxed);
+    if (seen > target) return LatencyBucketUpperUs(i);
+  }
+  return LatencyBucketUpperUs(kLatencyBuckets - 1);
+}
+
+ServiceRow ReadRow(const WorkerBlock& block, uint64_t now_ns) {
+  ServiceRow row;
+  const auto state = static_cast<WorkerState>(block.state.load(std::memory_order_acquire));
+  const ServiceStats& stats = block.stats;
+  row.service = LoadText(block.service);
+  row.state = WorkerStateName(state);
+  row.device = LoadText(block.device);
+  if (state == WorkerState::kFailed || state == WorkerState::kExited) row.error = LoadText(block.error);
+  row.pid = block.pid.load(std::memory_order_relaxed);
+  row.queued = stats.queued.load(std::memory_order_relaxed);
+  row.in_flight = stats.in_flight.load(std::memory_order_relaxed);
+  row.served = stats.replies[0].load(std::memory_order_relaxed);
+  for (size_t i = 1; i < kWireStatusCount; ++i) row.failed += stats.replies[i].load(std::memory_order_relaxed);
+  row.violations = stats.violations.load(std::memory_order_relaxed);
+  row.restarts = stats.restarts.load(std::memory_order_relaxed);
+  row.rounds = stats.rounds.load(std::memory_order_relaxed);
+  row.p50_us = QuantileUs(stats, 0.50);
+  row.p99_us = QuantileUs(stats, 0.99);
+  const uint64_t beat_ns = block.heartbeat_ns.load(std::memory_order_relaxed);
+  row.heartbeat_age_s = beat_ns == 0 || beat_ns > now_ns ? 0 : static_cast<double>(now_ns - beat_ns) * 1e-9;
+  return row;
+}
+
+void PrintTable(const std::string& name, const SegmentHeader& header, const std::vector<ServiceRow>& rows,
+                uint64_t now_ns) {
+  fmt::print("controller {} (pid {}, policy {}{}) at {}, up {:.0f} s\n", name, header.owner_pid,
+             LoadText(header.policy), header.draining.load() != 0 ? ", draining" : "", LoadText(header.endpoint),
+             static_cast<double>(now_ns - header.started_ns) * 1e-9);
+  fmt::print("arena {:.1f} of {} MiB used; refused messages {}, replies to vanished clients {}, closed connections {}\n",
+             static_cast<double>(header.arena_used_bytes.load()) / (1 << 20), header.arena_bytes >> 20,
+             header.rejected_messages.load(), header.dropped_replies.load(), header.closed_connections.load());
+  fmt::print("{:<20} {:>8} {:<9} {:<7} {:>6} {:>7} {:>10} {:>8} {:>9} {:>9} {:>10} {:>8}\n", "SERVICE", "PID", "STATE",
+             "DEVICE", "QUEUE", "RUNNING", "SERVED", "FAILED", "P50 ms", "P99 ms", "VIOLATIONS", "RESTARTS");
+  for (const ServiceRow& row : rows) {
+    fmt::print("{:<20} {:>8} {:<9} {:<7} {:>6} {:>7} {:>10} {:>8} {:>9.2f} {:>9.2f} {:>10} {:>8}\n", row.service,
+               row.pid, row.state, row.device, row.queued, row.in_flight, row.served, row.failed,
+               static_cast<double>(row.p50_us) * 1e-3, static_cast<double>(row.p99_us) * 1e-3, row.violations,
+               row.restarts);
+    if (!row.error.empty()) fmt::print("    {}\n", row.error);
+  }
+}
+
+void PrintJson(const std::string& name, const SegmentHeader& header, const std::vector<ServiceRow>& rows,
+               uint64_t now_ns) {
+  nlohmann::json services = nlohmann::json::array();
+  for (const ServiceRow& row : rows) {
+    services.push_back({{"service", row.service},
+                        {"pid", row.pid},
+                        {"state", row.state},
+                        {"device", row.device},
+                        {"queued", row.queued},
+                        {"in_flight", row.in_flight},
+                        {"served", row.served},
+                        {"failed", row.failed},
+                        {"violations", row.violations},
+                        {"restarts", row.restarts},
+                        {"rounds", row.rounds},
+                        {"p50_us", row.p50_us},
+                        {"p99_us", row.p99_us},
+                        {"heartbeat_age_s", row.heartbeat_age_s},
+                        {"error", row.error}});
+  }
+  const nlohmann::json out = {{"name", name},
+                              {"pid", header.owner_pid},
+                              {"policy", LoadText(header.policy)},
+                              {"endpoint", LoadText(header.endpoint)},
+                              {"draining", header.draining.load() != 0},
+                              {"uptime_s", static_cast<double>(now_ns - header.started_ns) * 1e-9},
+                              {"arena_bytes", header.arena_bytes},
+                              {"arena_used_bytes", header.arena_used_bytes.load()},
+                              {"rejected_messages", header.rejected_messages.load()},
+                              {"dropped_replies", header.dropped_replies.load()},
+                              {"closed_connections", header.closed_connections.load()},
+                              {"services", services}};
+  fmt::print("{}\n", out.dump(2));
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Shows the services of a running Abacus controller");
+  std::string name = "default";
+  bool json = false;
+  app.add_option("--name", name, "[server] name of the controller");
+  app.add_flag("--json", json, "Machine-readable output");
+  CLI11_PARSE(app, argc, argv);
+
+  auto region = Region::Open(name, Region::Access::kReadOnly, 500 * kNsPerMs);
+  if (!region) {
+    fmt::print(stderr, "abacus-status: {}\n", region.error().message());
+    return region.error().code() == StatusCode::kNotFound ? 3 : 1;
+  }
+  const SegmentHeader& header = (*region)->header();
+  if (!OwnerAlive(header)) {
+    fmt::print(stderr, "abacus-status: the controller '{}' (pid {}) is gone; its segment will be replaced at the next "
+                       "start\n", name, header.owner_pid);
+    return 3;
+  }
+  const uint64_t now_ns = MonotonicNs();
+  std::vector<ServiceRow> rows;
+  for (size_t i = 0; i < (*region)->worker_count(); ++i) rows.push_back(ReadRow((*region)->worker(i), now_ns));
+  json ? PrintJson(name, header, rows, now_ns) : PrintTable(name, header, rows, now_ns);
+  return 0;
+}
+
+}  // namespace
+}  // namespace abacus
+
+int main(int argc, char** argv) { return abacus::Main(argc, argv); }

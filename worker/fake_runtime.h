@@ -1,0 +1,34 @@
+// FakeRuntime: a model that only takes time. For tests and benchmarks of everything around the model, without LibTorch
+// or a GPU, through the very same executor, rings and processes.
+//
+// A pass takes FakeTiming::base_us + per_row_us * batch, spread evenly over the operators; every operator is a cut
+// point as far as kMaxCuts allows. Output i is the bytes of input i, cut or zero-filled to the output's size, so a
+// test can check payloads end to end. Scripted faults: when the first element of an int64 first input equals
+// FakeTiming::die_on_value the process exits at once, fail_on_value gives an error, hang_on_value never returns.
+#ifndef ABACUS_WORKER_FAKE_RUNTIME_H_
+#define ABACUS_WORKER_FAKE_RUNTIME_H_
+
+#include <vector>
+
+#include "worker/model_runtime.h"
+
+namespace abacus {
+
+class FakeRuntime : public ModelRuntime {
+ public:
+  explicit FakeRuntime(const ModelSpec& spec);
+
+  const BucketRanges& ranges(uint32_t bucket) const override { return ranges_[bucket]; }
+  Status Run(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) override;
+
+ private:
+  Status ScriptedFault(const JobTensors& tensors) const;
+
+  const ModelSpec& spec_;
+  std::vector<BucketRanges> ranges_;
+  std::vector<BlockLayout> layouts_;
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_WORKER_FAKE_RUNTIME_H_
