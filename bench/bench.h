@@ -1,0 +1,27 @@
+// The subcommands of abacus-bench. Each prints a table for people and, with --json FILE, the same figures for scripts.
+#ifndef ABACUS_BENCH_BENCH_H_
+#define ABACUS_BENCH_BENCH_H_
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace abacus::bench {
+
+// Each adds its subcommand; running it sets *exit_code.
+void AddRingBench(CLI::App& app, int* exit_code);
+void AddFrontendBench(CLI::App& app, int* exit_code);
+
+// Value at quantile q (0..1) of sorted samples.
+inline uint64_t Quantile(const std::vector<uint64_t>& sorted, double q) {
+  if (sorted.empty()) return 0;
+  const auto index = static_cast<size_t>(q * static_cast<double>(sorted.size() - 1) + 0.5);
+  return sorted[std::min(index, sorted.size() - 1)];
+}
+
+}  // namespace abacus::bench
+
+#endif  // ABACUS_BENCH_BENCH_H_

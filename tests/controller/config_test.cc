@@ -1,0 +1,500 @@
+#include "controller/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "client/protocol.h"
+
+namespace abacus {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+// Errors name this file; relative model paths start at its folder.
+const std::filesystem::path kPath = std::filesystem::path(ABACUS_SOURCE_DIR) / "configs" / "test.toml";
+
+// Every key, one a line; line numbers in the tests below count from the line after R"(.
+constexpr std::string_view kText = R"([server]
+name = "unit"
+listen = ["tcp://127.0.0.1:7000", "tcp://[::1]:*"]
+ipc = false
+io_threads = 2
+arena_mib = 64
+log_level = "debug"
+drain_timeout_ms = 250.5
+[limits]
+max_frame_mib = 8
+max_message_mib = 16
+max_frames = 5
+max_client_mib = 32
+max_client_queries = 10
+max_clients = 20
+max_queries = 30
+[scheduler]
+policy = "edf"
+abandon = false
+spin_us = 7
+[worker]
+device = "fake"
+gpu = 1
+cpu_threads = 3
+load_timeout_s = 1.5
+round_timeout_ms = 99
+mps = false
+max_restarts_per_minute = 0
+graph_cache = 64
+[[service]]
+name = "text"
+model = "fake/fake-text.toml"
+qos_ms = 12.5
+queue_limit = 17
+[[service]]
+name = "image"
+model = "fake/fake-image.toml"
+)";
+
+Result<Config> Parse(std::string_view text, const std::vector<std::string>& overrides = {}) {
+  return ParseConfig(text, kPath, overrides);
+}
+
+// kText with its line number `line` replaced.
+std::string WithLine(size_t line, std::string_view replacement) {
+  std::string result;
+  size_t begin = 0;
+  for (size_t number = 1; begin < kText.size(); ++number) {
+    const size_t end = kText.find('\n', begin);
+    result += number == line ? replacement : kText.substr(begin, end - begin);
+    result += '\n';
+    begin = end + 1;
+  }
+  return result;
+}
+
+std::string Replaced(std::string text, std::string_view from, std::string_view to) {
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return text.replace(at, from.size(), to);
+}
+
+TEST(ConfigTest, ReadsEveryKey) {
+  const Result<Config> config = Parse(kText);
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->path, kPath);
+  EXPECT_EQ(config->server.name, "unit");
+  EXPECT_THAT(config->server.listen, ElementsAre("tcp://127.0.0.1:7000", "tcp://[::1]:*"));
+  EXPECT_FALSE(config->server.ipc);
+  EXPECT_EQ(config->server.io_threads, 2);
+  EXPECT_EQ(config->server.arena_bytes, 64u << 20);
+  EXPECT_EQ(config->server.log_level, "debug");
+  EXPECT_EQ(config->server.drain_timeout_ns, 250'500'000u);
+  EXPECT_EQ(config->limits.max_frame_bytes, 8u << 20);
+  EXPECT_EQ(config->limits.max_message_bytes, 16u << 20);
+  EXPECT_EQ(config->limits.max_frames, 5u);
+  EXPECT_EQ(config->limits.max_client_bytes, 32u << 20);
+  EXPECT_EQ(config->limits.max_client_queries, 10u);
+  EXPECT_EQ(config->limits.max_clients, 20u);
+  EXPECT_EQ(config->limits.max_queries, 30u);
+  EXPECT_EQ(config->scheduler.policy, "edf");
+  EXPECT_FALSE(config->scheduler.abandon);
+  EXPECT_EQ(config->scheduler.spin_us, 7u);
+  EXPECT_EQ(config->worker.device, DeviceKind::kFake);
+  EXPECT_EQ(config->worker.gpu, 1);
+  EXPECT_EQ(config->worker.cpu_threads, 3);
+  EXPECT_EQ(config->worker.load_timeout_ns, 1'500'000'000u);
+  EXPECT_EQ(config->worker.round_timeout_ns, 99'000'000u);
+  EXPECT_FALSE(config->worker.mps);
+  EXPECT_EQ(config->worker.max_restarts_per_minute, 0u);
+  EXPECT_EQ(config->worker.graph_cache, 64u);
+  ASSERT_EQ(config->services.size(), 2u);
+  EXPECT_EQ(config->services[0].name, "text");
+  EXPECT_EQ(config->services[0].model, kPath.parent_path() / "fake/fake-text.toml");
+  EXPECT_EQ(config->services[0].qos_ns, 12'500'000u);
+  EXPECT_EQ(config->services[0].queue_limit, 17u);
+  EXPECT_EQ(config->services[0].spec.name, "fake-text");
+  EXPECT_EQ(config->services[1].qos_ns, ServiceConfig().qos_ns);
+  EXPECT_EQ(config->services[1].queue_limit, ServiceConfig().queue_limit);
+}
+
+// One line of kText replaced: the error must name that line and the key, and say what is allowed.
+struct Mutation {
+  size_t line;
+  std::string replacement;
+  std::string key;
+  std::string message;
+};
+
+void ExpectRefused(const std::vector<Mutation>& mutations) {
+  for (const Mutation& mutation : mutations) {
+    const Result<Config> config = Parse(WithLine(mutation.line, mutation.replacement));
+    ASSERT_FALSE(config) << mutation.replacement;
+    const std::string where = kPath.string() + ":" + std::to_string(mutation.line) + ": " + mutation.key + ": ";
+    EXPECT_THAT(config.error().message(), StartsWith(where)) << mutation.replacement;
+    EXPECT_THAT(config.error().message(), HasSubstr(mutation.message)) << mutation.replacement;
+    EXPECT_EQ(config.error().code(), StatusCode::kInvalidArgument);
+  }
+}
+
+// Mistakes that every key must survive; a date is the wrong type for all of them.
+TEST(MutatedConfigTest, EveryKeyRefusesAWrongTypeAMisspellingAndADuplicate) {
+  size_t line = 0;
+  std::string section;
+  int service = -1;
+  size_t begin = 0;
+  while (begin < kText.size()) {
+    const size_t end = kText.find('\n', begin);
+    const std::string text(kText.substr(begin, end - begin));
+    begin = end + 1;
+    ++line;
+    if (text.starts_with("[[")) {
+      section = "service[" + std::to_string(++service) + "]";
+      continue;
+    }
+    if (text.starts_with("[")) {
+      section = text.substr(1, text.size() - 2);
+      continue;
+    }
+    const std::string key = text.substr(0, text.find(' '));
+    const std::string path = section + "." + key;
+    ExpectRefused({{line, key + " = 1979-05-27", path, "not a date or time"}});
+    ExpectRefused({{line, key + "x = 1", path + "x", "unknown key; did you mean \"" + key + "\"?"}});
+    const Result<Config> duplicate = Parse(WithLine(line, text + "\n" + text));
+    ASSERT_FALSE(duplicate);
+    EXPECT_THAT(duplicate.error().message(), StartsWith(kPath.string() + ":" + std::to_string(line + 1) + ": "));
+    EXPECT_THAT(duplicate.error().message(), HasSubstr("'" + key + "'"));
+  }
+  EXPECT_EQ(service, 1);
+}
+
+// Key, smallest and largest accepted value; both must pass and the numbers beyond them must not.
+TEST(MutatedConfigTest, EveryNumberHasItsBounds) {
+  struct Bounds {
+    size_t line;
+    std::string section;
+    std::string key;
+    std::string low, below, high, above;
+  };
+  const std::vector<Bounds> table = {
+      {5, "server", "io_threads", "1", "0", "16", "17"},
+      {6, "server", "arena_mib", "10", "0", "1048576", "1048577"},
+      {8, "server", "drain_timeout_ms", "0", "-1", "3600000", "3600001"},
+      {10, "limits", "max_frame_mib", "5", "0", "16", "4097"},
+      {11, "limits", "max_message_mib", "8", "0", "32", "65537"},
+      {12, "limits", "max_frames", "2", "1", "17", "18"},
+      {13, "limits", "max_client_mib", "16", "0", "1048576", "1048577"},
+      {14, "limits", "max_client_queries", "1", "0", "1048576", "1048577"},
+      {15, "limits", "max_clients", "1", "0", "65536", "65537"},
+      {16, "limits", "max_queries", "1", "0", "16777216", "16777217"},
+      {20, "scheduler", "spin_us", "-1", "-2", "1000000", "1000001"},
+      {23, "worker", "gpu", "0", "-1", "63", "64"},
+      {24, "worker", "cpu_threads", "1", "0", "256", "257"},
+      {25, "worker", "load_timeout_s", "0.1", "0.09", "86400", "86401"},
+      {26, "worker", "round_timeout_ms", "1", "0.5", "3600000", "3600001"},
+      {28, "worker", "max_restarts_per_minute", "0", "-1", "600", "601"},
+      {29, "worker", "graph_cache", "1", "0", "65536", "65537"},
+      {33, "service[0]", "qos_ms", "0.001", "0", "3600000", "3600001"},
+      {34, "service[0]", "queue_limit", "1", "0", "1048576", "1048577"},
+  };
+  for (const Bounds& bounds : table) {
+    const std::string path = bounds.section + "." + bounds.key;
+    for (const std::string& good : {bounds.low, bounds.high}) {
+      const Result<Config> config = Parse(WithLine(bounds.line, bounds.key + " = " + good));
+      EXPECT_TRUE(config) << path << " = " << good << ": " << config.error().message();
+    }
+    for (const std::string& bad : {bounds.below, bounds.above, std::string("nan"), std::string("-inf"),
+                                   std::string("9223372036854775807"), std::string("-9223372036854775808")}) {
+      ExpectRefused({{bounds.line, bounds.key + " = " + bad, path, "must be a"}});
+    }
+    const Result<Config> huge = Parse(WithLine(bounds.line, bounds.key + " = 99999999999999999999"));
+    ASSERT_FALSE(huge);
+    EXPECT_THAT(huge.error().message(), StartsWith(kPath.string() + ":" + std::to_string(bounds.line) + ": "));
+  }
+}
+
+TEST(MutatedConfigTest, StringsAreChecked) {
+  ExpectRefused({
+      {2, "name = ''", "server.name", "at least one character"},
+      {2, "name = 'a/b'", "server.name", "letters, digits, '_' and '-'"},
+      {2, "name = '..'", "server.name", "letters, digits, '_' and '-'"},
+      {2, "name = '" + std::string(33, 'x') + "'", "server.name", "1 to 32"},
+      {3, "listen = 5", "server.listen", "must be an array"},
+      {3, "listen = [5]", "server.listen", "an array of strings"},
+      {3, "listen = []", "server.listen", "must not be empty when ipc = false"},
+      {3, "listen = ['127.0.0.1:5570']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['ipc:///tmp/x']", "server.listen", "set ipc = true"},
+      {3, "listen = ['tcp://127.0.0.1']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['tcp://:5570']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['tcp://h:']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['tcp://h:65536']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['tcp://h:-1']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['tcp://h:1x']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['tcp://h h:1']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['tcp://h:1', 'tcp://h:1']", "server.listen", "stands twice"},
+      {7, "log_level = 'verbose'", "server.log_level", "\"trace\", \"debug\", \"info\", \"warn\", \"error\""},
+      {18, "policy = 'fcsf'", "scheduler.policy", "did you mean \"fcfs\"?"},
+      {22, "device = 'gpu'", "worker.device", "\"auto\", \"cpu\", \"cuda\", \"fake\""},
+      {31, "name = 'a b'", "service[0].name", "letters, digits"},
+      {31, "name = '" + std::string(64, 'x') + "'", "service[0].name", "1 to 63"},
+      {36, "name = 'text'", "service[1].name", "already the name of another service"},
+      {32, "model = ''", "service[0].model", "at least one character"},
+      {32, "model = 'fake'", "service[0].model", "not a regular file"},
+  });
+}
+
+TEST(MutatedConfigTest, SectionsAreChecked) {
+  ExpectRefused({{1, "[sever]", "sever", "did you mean \"server\"?"}, {9, "[limit]", "limit", "\"limits\"?"}});
+  EXPECT_THAT(Parse("server = 1\n[[service]]\n").error().message(), HasSubstr(":1: server: must be a table"));
+  EXPECT_THAT(Parse("[service]\n").error().message(), HasSubstr(":1: service: must be an array"));
+  EXPECT_THAT(Parse("").error().message(), HasSubstr("service: is missing"));
+  EXPECT_THAT(Parse("service = []").error().message(), HasSubstr(":1: service: a configuration needs at least one"));
+  EXPECT_THAT(Parse("[[service]]\nmodel = 'x'").error().message(), HasSubstr(":1: service[0].name: is missing"));
+  EXPECT_THAT(Parse("[[service]]\nname = 'x'").error().message(), HasSubstr(":1: service[0].model: is missing"));
+  std::string many;
+  for (size_t i = 0; i <= kMaxWorkers; ++i) many += "[[service]]\nname = 's" + std::to_string(i) + "'\n";
+  EXPECT_THAT(Parse(many).error().message(), HasSubstr(":33: service: at most 16 are allowed, there are 17"));
+}
+
+TEST(ConfigTest, ModelErrorsNameBothFiles) {
+  const Result<Config> missing = Parse(WithLine(32, "model = 'nowhere.toml'"));
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().code(), StatusCode::kNotFound);
+  EXPECT_THAT(missing.error().message(), StartsWith(kPath.string() + ":32: service[0].model: "));
+  EXPECT_THAT(missing.error().message(), HasSubstr("configs/nowhere.toml: no such file"));
+  const Result<Config> wrong = Parse(WithLine(32, "model = 'fake.toml'"));  // a configuration, not a model
+  ASSERT_FALSE(wrong);
+  EXPECT_THAT(wrong.error().message(), HasSubstr("configs/fake.toml:"));
+}
+
+TEST(ConfigTest, LimitsMustHoldTheLargestBucket) {
+  EXPECT_THAT(Parse(WithLine(6, "arena_mib = 9")).error().message(),
+              HasSubstr(":37: service[1].model: the largest bucket of \"fake-image\" takes 10 MiB but "
+                        "server.arena_mib is 9"));
+  EXPECT_THAT(Parse(WithLine(10, "max_frame_mib = 4")).error().message(),
+              HasSubstr("input \"image\" of the largest bucket takes 5 MiB but limits.max_frame_mib is 4"));
+  EXPECT_THAT(Parse(WithLine(10, "max_frame_mib = 17")).error().message(),
+              HasSubstr("max_message_mib (16) must be at least max_frame_mib (17)"));
+  EXPECT_THAT(Parse(WithLine(13, "max_client_mib = 15")).error().message(),
+              HasSubstr("max_client_mib (15) must be at least max_message_mib (16)"));
+}
+
+TEST(ConfigTest, SpinDefaultDependsOnTheCores) {
+  const Result<Config> config = Parse(WithLine(20, "spin_us = -1"));
+  ASSERT_TRUE(config);
+  EXPECT_THAT(config->scheduler.spin_us, ::testing::AnyOf(0u, 50u));
+}
+
+TEST(OverrideTest, ReplaceAndAddSettings) {
+  const Result<Config> config =
+      Parse(Replaced(std::string(kText), "policy = \"edf\"\n", ""),
+            {"scheduler.policy=sjf", "server.name=other-name", "server.listen=tcp://127.0.0.1:*", "server.ipc=true",
+             "limits.max_frames=17", "worker.load_timeout_s=2", "service.text.qos_ms=0.5", "scheduler.policy=free"});
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->scheduler.policy, "free");  // the last one wins
+  EXPECT_EQ(config->server.name, "other-name");
+  EXPECT_THAT(config->server.listen, ElementsAre("tcp://127.0.0.1:*"));
+  EXPECT_TRUE(config->server.ipc);
+  EXPECT_EQ(config->limits.max_frames, 17u);
+  EXPECT_EQ(config->worker.load_timeout_ns, 2'000'000'000u);
+  EXPECT_EQ(config->services[0].qos_ns, 500'000u);
+}
+
+TEST(OverrideTest, AddsAMissingSectionAndTakesTomlValues) {
+  const Result<Config> config = Parse("[[service]]\nname = 'x.y'\nmodel = 'fake/fake-text.toml'",
+                                      {"server.listen=[]", "scheduler.policy=\"edf\"", "service.x.y.queue_limit=5"});
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_THAT(config->server.listen, IsEmpty());
+  EXPECT_EQ(config->scheduler.policy, "edf");
+  EXPECT_EQ(config->services[0].queue_limit, 5u);
+}
+
+TEST(OverrideTest, ErrorsNameTheSetting) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"policy=edf", "must be section.key=value"},
+      {"scheduler.policy", "must be section.key=value"},
+      {".policy=edf", "must be section.key=value"},
+      {"scheduler.=edf", "must be section.key=value"},
+      {"scheduler.x.policy=edf", "must be section.key=value"},
+      {"service.qos_ms=5", "must be section.key=value or service.NAME.key=value"},
+      {"", "must be section.key=value"},
+      {"service.nobody.qos_ms=5", "there is no service \"nobody\""},
+      {"scheduler.policy=fcsf", "did you mean \"fcfs\"?"},
+      {"scheduler.polcy=fcfs", "did you mean \"policy\"?"},
+      {"schedular.policy=fcfs", "did you mean \"scheduler\"?"},
+      {"scheduler.spin_us=nan", "must be an integer"},
+      {"server.io_threads=", "neither TOML nor a bare word"},
+      {"server.name=two words", "neither TOML nor a bare word"},
+      {"server.name=x\nipc = true", "must be section.key=value"},
+      {"server.name=[1", "neither TOML nor a bare word"},
+      {"service.text.name=image", "already the name of another service"},
+  };
+  for (const auto& [setting, message] : cases) {
+    const Result<Config> config = Parse(kText, {setting});
+    ASSERT_FALSE(config) << setting;
+    if (setting != "service.text.name=image") {  // found at the other service's line
+      EXPECT_THAT(config.error().message(), StartsWith("--set " + setting + ": "));
+    }
+    EXPECT_THAT(config.error().message(), HasSubstr(message)) << setting;
+    EXPECT_EQ(config.error().code(), StatusCode::kInvalidArgument);
+  }
+}
+
+// --- files that ship with Abacus
+// ---------------------------------------------------------------------------------------
+
+std::string ShippedText(const std::string& name) {
+  std::ifstream stream(std::filesystem::path(ABACUS_SOURCE_DIR) / "configs" / name);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+TEST(ShippedConfigTest, FakeLoads) {
+  const Result<Config> config = LoadConfig(std::filesystem::path(ABACUS_SOURCE_DIR) / "configs" / "fake.toml");
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->worker.device, DeviceKind::kFake);
+  EXPECT_EQ(config->services.size(), 2u);
+}
+
+// Model files are exported later, so another model stands in for them here.
+std::string WithStandIns(std::string text) {
+  constexpr std::string_view kStore = "model = \"../models/store/";
+  for (size_t at = text.find(kStore); at != std::string::npos; at = text.find(kStore)) {
+    text.replace(at, text.find('\n', at) - at, "model = \"fake/fake-image.toml\"");
+  }
+  return text;
+}
+
+TEST(ShippedConfigTest, SevenIsValid) {
+  const Result<Config> config = Parse(WithStandIns(ShippedText("seven.toml")));
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->services.size(), 7u);
+}
+
+TEST(ShippedConfigTest, DefaultShowsEveryKeyWithItsDefault) {
+  const std::string text = ShippedText("default.toml");
+  for (size_t begin = 0; begin < kText.size();) {  // kText has every key
+    const size_t end = kText.find('\n', begin);
+    const std::string line(kText.substr(begin, end - begin));
+    begin = end + 1;
+    const std::string needle = line.starts_with("[") ? line : line.substr(0, line.find(' ')) + " = ";
+    EXPECT_THAT(text, HasSubstr("\n" + needle)) << "configs/default.toml must explain it";
+  }
+  const Result<Config> config = Parse(WithStandIns(text));
+  ASSERT_TRUE(config) << config.error().message();
+  const Result<Config> bare = Parse("[[service]]\nname = 'x'\nmodel = 'fake/fake-image.toml'");
+  ASSERT_TRUE(bare) << bare.error().message();
+  for (const Config& other : {*bare, Config{}}) {
+    EXPECT_EQ(config->server.name, other.server.name);
+    EXPECT_EQ(config->server.listen, other.server.listen);
+    EXPECT_EQ(config->server.ipc, other.server.ipc);
+    EXPECT_EQ(config->server.io_threads, other.server.io_threads);
+    EXPECT_EQ(config->server.arena_bytes, other.server.arena_bytes);
+    EXPECT_EQ(config->server.log_level, other.server.log_level);
+    EXPECT_EQ(config->server.drain_timeout_ns, other.server.drain_timeout_ns);
+    EXPECT_EQ(config->limits.max_frame_bytes, other.limits.max_frame_bytes);
+    EXPECT_EQ(config->limits.max_message_bytes, other.limits.max_message_bytes);
+    EXPECT_EQ(config->limits.max_frames, other.limits.max_frames);
+    EXPECT_EQ(config->limits.max_client_bytes, other.limits.max_client_bytes);
+    EXPECT_EQ(config->limits.max_client_queries, other.limits.max_client_queries);
+    EXPECT_EQ(config->limits.max_clients, other.limits.max_clients);
+    EXPECT_EQ(config->limits.max_queries, other.limits.max_queries);
+    EXPECT_EQ(config->scheduler.policy, other.scheduler.policy);
+    EXPECT_EQ(config->scheduler.abandon, other.scheduler.abandon);
+    EXPECT_EQ(config->worker.device, other.worker.device);
+    EXPECT_EQ(config->worker.gpu, other.worker.gpu);
+    EXPECT_EQ(config->worker.cpu_threads, other.worker.cpu_threads);
+    EXPECT_EQ(config->worker.load_timeout_ns, other.worker.load_timeout_ns);
+    EXPECT_EQ(config->worker.round_timeout_ns, other.worker.round_timeout_ns);
+    EXPECT_EQ(config->worker.mps, other.worker.mps);
+    EXPECT_EQ(config->worker.max_restarts_per_minute, other.worker.max_restarts_per_minute);
+    EXPECT_EQ(config->worker.graph_cache, other.worker.graph_cache);
+  }
+  EXPECT_EQ(LimitsConfig().max_frames, protocol::kMaxTensors + 1);
+}
+
+// --- run directory
+// ------------------------------------------------------------------------------------------------------
+
+class RunDirectoryTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "/run_directory_test.XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    root_ = pattern;
+    unsetenv("ABACUS_RUN_DIR");
+    unsetenv("XDG_RUNTIME_DIR");
+  }
+  void TearDown() override { std::filesystem::remove_all(root_); }
+
+  static mode_t ModeOf(const std::filesystem::path& path) {
+    struct stat info {};
+    return stat(path.c_str(), &info) == 0 ? info.st_mode & 0777 : 0;
+  }
+
+  std::filesystem::path root_;
+};
+
+TEST_F(RunDirectoryTest, IsMadeForThisUserAlone) {
+  const std::filesystem::path wanted = root_ / "run";
+  setenv("ABACUS_RUN_DIR", wanted.c_str(), 1);
+  setenv("XDG_RUNTIME_DIR", "/nonexistent", 1);
+  for (int again = 0; again < 2; ++again) {
+    const Result<std::filesystem::path> directory = RunDirectory();
+    ASSERT_TRUE(directory) << directory.error().message();
+    EXPECT_EQ(*directory, wanted);
+    EXPECT_EQ(ModeOf(wanted), 0700u);
+  }
+}
+
+TEST_F(RunDirectoryTest, FallsBackToTheRuntimeDirectoryThenToTmp) {
+  setenv("ABACUS_RUN_DIR", "", 1);
+  setenv("XDG_RUNTIME_DIR", root_.c_str(), 1);
+  EXPECT_EQ(RunDirectory().value(), root_ / "abacus");
+  unsetenv("XDG_RUNTIME_DIR");
+  const Result<std::filesystem::path> directory = RunDirectory();
+  ASSERT_TRUE(directory) << directory.error().message();
+  EXPECT_EQ(*directory, "/tmp/abacus-" + std::to_string(geteuid()));
+}
+
+TEST_F(RunDirectoryTest, RefusesWhatSomebodyElseCouldControl) {
+  const auto expect_refused = [](const std::filesystem::path& path, std::string_view message) {
+    setenv("ABACUS_RUN_DIR", path.c_str(), 1);
+    const Result<std::filesystem::path> directory = RunDirectory();
+    ASSERT_FALSE(directory) << path;
+    EXPECT_THAT(directory.error().message(), HasSubstr(path.string()));
+    EXPECT_THAT(directory.error().message(), HasSubstr(std::string(message)));
+  };
+  std::filesystem::create_directory(root_ / "target");
+  std::filesystem::permissions(root_ / "target", std::filesystem::perms::owner_all);
+  std::filesystem::create_directory_symlink(root_ / "target", root_ / "link");
+  expect_refused(root_ / "link", "is a link");
+
+  std::ofstream(root_ / "file") << "x";
+  expect_refused(root_ / "file", "not a directory");
+
+  std::filesystem::create_directory(root_ / "open");
+  std::filesystem::permissions(root_ / "open", std::filesystem::perms::all);
+  expect_refused(root_ / "open", "chmod 700");
+
+  expect_refused("relative/path", "absolute");
+  expect_refused(root_ / "missing" / "run", "cannot be created");
+
+  if (geteuid() == 0) {  // only root can give a directory away
+    std::filesystem::create_directory(root_ / "theirs");
+    std::filesystem::permissions(root_ / "theirs", std::filesystem::perms::owner_all);
+    ASSERT_EQ(chown((root_ / "theirs").c_str(), 12345, 12345), 0);
+    expect_refused(root_ / "theirs", "belongs to user 12345");
+  }
+}
+
+}  // namespace
+}  // namespace abacus

@@ -1,0 +1,301 @@
+// The scheduler against a manual clock: the test plays front end, workers and supervisor.
+#include "controller/scheduler_loop.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "shm/clock.h"
+#include "tests/support/specs.h"
+
+namespace abacus {
+namespace {
+
+class FakeControl : public WorkerControl {
+ public:
+  void BlockReleased(uint32_t worker) override { released.push_back(worker); }
+  void Condemn(uint32_t worker, const std::string& why) override { condemned.emplace_back(worker, why); }
+  std::vector<uint32_t> released;
+  std::vector<std::pair<uint32_t, std::string>> condemned;
+};
+
+class SchedulerLoopTest : public testing::Test {
+ protected:
+  static constexpr uint64_t kSoloNs = 10 * kNsPerMs;
+
+  SchedulerLoopTest() : table_(64), channel_(64) {
+    region_ = Region::Create("sched-" + std::to_string(getpid()), 2, 1 << 20).value();
+  }
+  void Start(const std::string& policy, bool abandon = false) {
+    config_ = test::TwoServices(policy);
+    config_.scheduler.abandon = abandon;
+    config_.services[0].queue_limit = 3;
+    config_.worker.round_timeout_ns = kNsPerSecond;
+    loop_ = std::make_unique<SchedulerLoop>(config_, region_.get(), &table_, &channel_, MakePolicy(policy).value(),
+                                            &control_, [this] { ++wakes_; });
+  }
+  void WorkerUp(uint32_t worker) {
+    for (auto& entry : region_->worker(worker).ranges) {
+      entry.operators = 10;
+      entry.cut_count = 3;
+      entry.cuts = {0, 5, 10};
+      entry.solo_ns = kSoloNs;
+    }
+    loop_->Post({WorkerEvent::kUp, worker, {}});
+    Step();
+  }
+  uint32_t Submit(uint32_t service, uint64_t qos_ns = kNsPerSecond) {
+    const uint32_t slot = *table_.Acquire();
+    table_[slot].service = service;
+    table_[slot].bucket = 0;
+    table_[slot].arrival_ns = now_ns_;
+    table_[slot].deadline_ns = now_ns_ + qos_ns;
+    channel_.submitted.push(slot);
+    Step();
+    return slot;
+  }
+  void Step() { loop_->DoWork(now_ns_); }
+  void Advance(uint64_t ns) {
+    now_ns_ += ns;
+    Step();
+  }
+  std::optional<Command> TakeCommand(uint32_t worker) {
+    Command command;
+    if (!region_->worker(worker).commands.TryPop(&command)) return std::nullopt;
+    return command;
+  }
+  void Complete(uint32_t worker, const Command& command, StatusCode code = StatusCode::kOk) {
+    Completion completion;
+    completion.job_id = command.job_id;
+    completion.first = command.first;
+    completion.last = command.last;
+    completion.status = static_cast<uint32_t>(code);
+    ASSERT_TRUE(region_->worker(worker).completions.TryPush(completion));
+    Step();
+  }
+  std::vector<uint32_t> Done() {
+    std::vector<uint32_t> slots;
+    uint32_t slot = 0;
+    while (channel_.done.pop(slot)) slots.push_back(slot);
+    return slots;
+  }
+
+  Config config_;
+  std::unique_ptr<Region> region_;
+  QueryTable table_;
+  QueryChannel channel_;
+  FakeControl control_;
+  std::unique_ptr<SchedulerLoop> loop_;
+  uint64_t now_ns_ = 1000 * kNsPerSecond;
+  int wakes_ = 0;
+};
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+TEST_F(SchedulerLoopTest, RunsAQueryAndReportsItsTimes) {
+  Start("fcfs");
+  WorkerUp(0);
+  const uint32_t slot = Submit(0);
+  const auto command = TakeCommand(0);
+  ASSERT_TRUE(command.has_value());
+  EXPECT_EQ(command->first, 0u);
+  EXPECT_EQ(command->last, 10u);
+  EXPECT_EQ(loop_->InFlight(), 1u);
+  now_ns_ += 7 * kNsPerMs;
+  Complete(0, *command);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].status, StatusCode::kOk);
+  EXPECT_EQ(table_[slot].timing.executed_us, 7000u);
+  EXPECT_EQ(table_[slot].timing.queued_us, 0u);
+  EXPECT_EQ(table_[slot].timing.rounds, 1u);
+  EXPECT_EQ(table_[slot].timing.predicted_us, kSoloNs / kNsPerUs);
+  EXPECT_EQ(loop_->InFlight(), 0u);
+  EXPECT_EQ(wakes_, 1);
+}
+
+TEST_F(SchedulerLoopTest, QueriesWaitForTheirWorker) {
+  Start("fcfs");
+  Submit(0);
+  Advance(kNsPerMs);
+  EXPECT_FALSE(TakeCommand(0));
+  WorkerUp(0);
+  EXPECT_TRUE(TakeCommand(0));
+}
+
+TEST_F(SchedulerLoopTest, OneJobAtATimeUnderFcfsAndAllUnderFree) {
+  Start("fcfs");
+  WorkerUp(0);
+  WorkerUp(1);
+  Submit(0);
+  Submit(1);
+  const auto first = TakeCommand(0);
+  ASSERT_TRUE(first);
+  EXPECT_FALSE(TakeCommand(1));
+  Complete(0, *first);
+  EXPECT_TRUE(TakeCommand(1));
+
+  Start("free");
+  WorkerUp(0);
+  WorkerUp(1);
+  Submit(0);
+  Submit(1);
+  EXPECT_TRUE(TakeCommand(0));
+  EXPECT_TRUE(TakeCommand(1));
+}
+
+TEST_F(SchedulerLoopTest, AFullQueueIsTypedOverload) {
+  Start("fcfs");
+  WorkerUp(0);
+  for (int i = 0; i < 4; ++i) Submit(0);  // one runs, three wait
+  EXPECT_THAT(Done(), IsEmpty());
+  const uint32_t extra = Submit(0);
+  EXPECT_THAT(Done(), ElementsAre(extra));
+  EXPECT_EQ(table_[extra].status, StatusCode::kOverloaded);
+  EXPECT_THAT(table_[extra].message, HasSubstr("queue_limit"));
+  const uint32_t other = Submit(1);
+  EXPECT_THAT(Done(), IsEmpty()) << "the other service is not affected";
+  (void)other;
+}
+
+TEST_F(SchedulerLoopTest, AnswersExpiredAndHopelessQueriesWhenAbandoning) {
+  Start("fcfs", true);
+  WorkerUp(0);
+  Submit(0);                                              // runs, and is late, but is not interrupted
+  const uint32_t expires = Submit(0, 15 * kNsPerMs);      // still possible now
+  const uint32_t hopeless = Submit(0, 5 * kNsPerMs);      // needs 10 ms
+  Advance(2 * kNsPerMs);
+  EXPECT_THAT(Done(), ElementsAre(hopeless));
+  EXPECT_EQ(table_[hopeless].status, StatusCode::kDeadlineUnreachable);
+  EXPECT_THAT(table_[hopeless].message, HasSubstr("12.00 ms"));  // 2 waited + 10 predicted
+  Advance(20 * kNsPerMs);
+  EXPECT_THAT(Done(), ElementsAre(expires));
+  EXPECT_EQ(table_[expires].status, StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(SchedulerLoopTest, RunsLateQueriesWhenNotAbandoning) {
+  Start("fcfs", false);
+  WorkerUp(0);
+  const uint32_t slot = Submit(0, kNsPerMs);
+  const auto command = TakeCommand(0);
+  now_ns_ += 50 * kNsPerMs;
+  Complete(0, *command);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].status, StatusCode::kOk);
+  EXPECT_EQ(region_->worker(0).stats.violations.load(), 1u);
+}
+
+TEST_F(SchedulerLoopTest, ADeadWorkerFailsItsQueryAndOnlyThat) {
+  Start("free");
+  WorkerUp(0);
+  WorkerUp(1);
+  const uint32_t victim = Submit(0);
+  const uint32_t waiting = Submit(0);
+  const uint32_t other = Submit(1);
+  const auto other_command = TakeCommand(1);
+  loop_->Post({WorkerEvent::kDown, 0, "killed by signal 9"});
+  Step();
+  EXPECT_THAT(Done(), ElementsAre(victim));
+  EXPECT_EQ(table_[victim].status, StatusCode::kWorkerFailed);
+  EXPECT_THAT(table_[victim].message, HasSubstr("signal 9"));
+  EXPECT_THAT(control_.released, ElementsAre(0u));
+  EXPECT_TRUE(region_->worker(0).commands.empty()) << "the next process starts with clean rings";
+  Complete(1, *other_command);
+  EXPECT_THAT(Done(), ElementsAre(other));
+  WorkerUp(0);
+  const auto again = TakeCommand(0);
+  ASSERT_TRUE(again) << "what waited runs on the new process";
+  Complete(0, *again);
+  EXPECT_THAT(Done(), ElementsAre(waiting));
+  EXPECT_EQ(table_[waiting].status, StatusCode::kOk);
+}
+
+TEST_F(SchedulerLoopTest, WhatAWorkerFinishedBeforeItDiedCounts) {
+  Start("fcfs");
+  WorkerUp(0);
+  const uint32_t slot = Submit(0);
+  const auto command = TakeCommand(0);
+  Completion completion;
+  completion.job_id = command->job_id;
+  completion.last = 10;
+  ASSERT_TRUE(region_->worker(0).completions.TryPush(completion));
+  loop_->Post({WorkerEvent::kDown, 0, "died"});
+  Step();
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].status, StatusCode::kOk);
+}
+
+TEST_F(SchedulerLoopTest, AServiceThatStaysDownAnswersAtOnce) {
+  Start("fcfs");
+  const uint32_t waiting = Submit(0);
+  loop_->Post({WorkerEvent::kGaveUp, 0, "crash loop"});
+  Step();
+  const uint32_t late = Submit(0);
+  EXPECT_THAT(Done(), ElementsAre(waiting, late));
+  EXPECT_EQ(table_[late].status, StatusCode::kWorkerFailed);
+  WorkerUp(0);
+  Submit(0);
+  EXPECT_TRUE(TakeCommand(0)) << "and serves again when its worker came back";
+}
+
+TEST_F(SchedulerLoopTest, ShutdownAnswersWhatWaits) {
+  Start("fcfs");
+  const uint32_t waiting = Submit(0);
+  loop_->Post({WorkerEvent::kShutDown, 0, "the controller is shutting down"});
+  Step();
+  EXPECT_THAT(Done(), ElementsAre(waiting));
+  EXPECT_EQ(table_[waiting].status, StatusCode::kShuttingDown);
+}
+
+TEST_F(SchedulerLoopTest, AModelErrorFailsOneQueryAndServesOn) {
+  Start("fcfs");
+  WorkerUp(0);
+  const uint32_t bad = Submit(0), good = Submit(0);
+  StoreText(region_->worker(0).error, "index out of range");
+  Complete(0, *TakeCommand(0), StatusCode::kWorkerFailed);
+  EXPECT_THAT(Done(), ElementsAre(bad));
+  EXPECT_EQ(table_[bad].message, "index out of range");
+  Complete(0, *TakeCommand(0));
+  EXPECT_THAT(Done(), ElementsAre(good));
+}
+
+TEST_F(SchedulerLoopTest, CondemnsAWorkerThatHangs) {
+  Start("fcfs");
+  WorkerUp(0);
+  const uint32_t slot = Submit(0);
+  Advance(kNsPerSecond - kNsPerMs);
+  EXPECT_THAT(control_.condemned, IsEmpty());
+  Advance(10 * kNsPerMs);
+  Advance(10 * kNsPerMs);
+  ASSERT_EQ(control_.condemned.size(), 1u) << "once";
+  EXPECT_THAT(control_.condemned[0].second, HasSubstr("round_timeout_ms"));
+  EXPECT_THAT(Done(), IsEmpty()) << "its arena block stays in use until the process is gone";
+  loop_->Post({WorkerEvent::kDown, 0, "hung"});
+  Step();
+  EXPECT_THAT(Done(), ElementsAre(slot));
+}
+
+TEST_F(SchedulerLoopTest, CondemnsAWorkerThatAnswersNonsense) {
+  Start("fcfs");
+  WorkerUp(0);
+  Submit(0);
+  Command wrong = *TakeCommand(0);
+  wrong.job_id += 5;
+  Complete(0, wrong);
+  EXPECT_EQ(control_.condemned.size(), 1u);
+  EXPECT_THAT(Done(), IsEmpty());
+}
+
+TEST_F(SchedulerLoopTest, CondemnsAWorkerThatPublishesNonsense) {
+  Start("fcfs");
+  region_->worker(0).ranges[0].cut_count = 60'000;
+  loop_->Post({WorkerEvent::kUp, 0, {}});
+  Step();
+  EXPECT_EQ(control_.condemned.size(), 1u);
+  Submit(0);
+  EXPECT_FALSE(TakeCommand(0));
+}
+
+}  // namespace
+}  // namespace abacus

@@ -1,0 +1,125 @@
+#include "shm/region.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "shm/clock.h"
+
+namespace abacus {
+namespace {
+
+class RegionTest : public testing::Test {
+ protected:
+  void TearDown() override { shm_unlink(("/abacus-" + name_).c_str()); }
+  std::string Path() const { return "/dev/shm/abacus-" + name_; }
+  const std::string name_ = "test-" + std::to_string(getpid());
+};
+
+TEST_F(RegionTest, OwnerAndGuestShareTheBytes) {
+  auto owner = Region::Create(name_, 2, 1 << 20);
+  ASSERT_TRUE(owner) << owner.error().message();
+  EXPECT_EQ((*owner)->arena().size(), 1u << 20);
+  struct stat info;
+  ASSERT_EQ(stat(Path().c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+  auto guest = Region::Open(name_, Region::Access::kReadWrite, kNsPerSecond);
+  ASSERT_TRUE(guest) << guest.error().message();
+  EXPECT_EQ((*guest)->worker_count(), 2u);
+  (*guest)->worker(1).heartbeat_ns.store(42);
+  (*guest)->arena()[100] = std::byte{7};
+  EXPECT_EQ((*owner)->worker(1).heartbeat_ns.load(), 42u);
+  EXPECT_EQ((*owner)->arena()[100], std::byte{7});
+}
+
+TEST_F(RegionTest, GuestDoesNotRemoveTheSegment) {
+  auto owner = Region::Create(name_, 1, 1 << 20);
+  ASSERT_TRUE(owner);
+  Region::Open(name_, Region::Access::kReadOnly, 0).value().reset();
+  EXPECT_TRUE(Region::Open(name_, Region::Access::kReadOnly, 0));
+  owner->reset();
+  const auto gone = Region::Open(name_, Region::Access::kReadOnly, 0);
+  ASSERT_FALSE(gone);
+  EXPECT_EQ(gone.error().code(), StatusCode::kNotFound);
+}
+
+TEST_F(RegionTest, RefusesALiveSegment) {
+  auto owner = Region::Create(name_, 1, 1 << 20);
+  ASSERT_TRUE(owner);
+  const auto second = Region::Create(name_, 1, 1 << 20);
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code(), StatusCode::kAlreadyExists);
+}
+
+TEST_F(RegionTest, ReplacesTheSegmentOfADeadOwner) {
+  const pid_t child = fork();
+  if (child == 0) {
+    auto made = Region::Create(name_, 1, 1 << 20);
+    if (made) (*made)->worker(0).heartbeat_ns.store(77);
+    _exit(made ? 0 : 1);  // without destructors: the segment stays
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_EQ(status, 0);
+  ASSERT_EQ(access(Path().c_str(), F_OK), 0);
+  const uint64_t begin_ns = MonotonicNs();
+  auto mine = Region::Create(name_, 1, 1 << 20);
+  ASSERT_TRUE(mine) << mine.error().message();
+  EXPECT_LT(MonotonicNs() - begin_ns, kNsPerSecond);
+  EXPECT_EQ((*mine)->worker(0).heartbeat_ns.load(), 0u);
+}
+
+TEST_F(RegionTest, ReplacesHalfMadeAndForeignSegments) {
+  for (const size_t bytes : {size_t{0}, size_t{100}, size_t{1 << 16}}) {
+    std::ofstream(Path()) << std::string(bytes, 'x');
+    auto mine = Region::Create(name_, 1, 1 << 20);
+    ASSERT_TRUE(mine) << bytes << ": " << mine.error().message();
+  }
+}
+
+TEST_F(RegionTest, OpenerGivesUpOnAHalfMadeSegment) {
+  std::ofstream(Path()) << std::string(ArenaOffset() + 4096, '\0');  // version 0: under construction
+  const uint64_t begin_ns = MonotonicNs();
+  const auto opened = Region::Open(name_, Region::Access::kReadWrite, 50 * kNsPerMs);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code(), StatusCode::kUnavailable);
+  EXPECT_LT(MonotonicNs() - begin_ns, 2 * kNsPerSecond);
+}
+
+TEST_F(RegionTest, OpenerRefusesAnotherVersionAndATruncatedSegment) {
+  auto owner = Region::Create(name_, 1, 1 << 20);
+  ASSERT_TRUE(owner);
+  (*owner)->header().layout_version.store(kLayoutVersion + 1);
+  auto opened = Region::Open(name_, Region::Access::kReadOnly, 0);
+  ASSERT_FALSE(opened);
+  EXPECT_NE(opened.error().message().find("another version"), std::string::npos);
+  (*owner)->header().layout_version.store(kLayoutVersion);
+  ASSERT_EQ(truncate(Path().c_str(), static_cast<off_t>(ArenaOffset() + 4096)), 0);
+  opened = Region::Open(name_, Region::Access::kReadOnly, 0);
+  ASSERT_FALSE(opened);
+  EXPECT_NE(opened.error().message().find("damaged"), std::string::npos);
+}
+
+TEST_F(RegionTest, AFullFileSystemFailsTheStart) {
+  const auto made = Region::Create(name_, 1, uint64_t{1} << 46);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code(), StatusCode::kUnavailable);
+  EXPECT_NE(access(Path().c_str(), F_OK), 0) << "nothing may be left behind";
+}
+
+TEST(Text, IsCutAndTerminated) {
+  std::array<char, 4> field;
+  field.fill('x');
+  StoreText(field, "abcdef");
+  EXPECT_EQ(LoadText(field), "abc");
+  field.fill('y');  // a peer may leave out the NUL
+  EXPECT_EQ(LoadText(field), "yyyy");
+}
+
+}  // namespace
+}  // namespace abacus
