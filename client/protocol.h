@@ -21,10 +21,14 @@ namespace abacus::protocol {
 
 inline constexpr uint64_t kVersion = 1;
 inline constexpr size_t kMaxHeaderBytes = 64 * 1024;
-inline constexpr size_t kMaxTensors = 16;       // inputs of one request, outputs of one reply
-inline constexpr size_t kMaxNameBytes = 128;    // model and tensor names
-inline constexpr size_t kMaxServices = 64;      // entries of a models or health reply
-inline constexpr size_t kMaxDepth = 8;          // nesting of a header
+inline constexpr size_t kMaxTensors = 16;          // inputs of one request, outputs of one reply
+inline constexpr size_t kMaxNameBytes = 128;       // model and tensor names, states, dimensions; printable ASCII
+inline constexpr size_t kMaxMessageBytes = 4096;   // text for people (message, field): encoders and decoders cut it
+inline constexpr size_t kMaxServices = 64;         // entries of a models or health reply
+inline constexpr size_t kMaxBucketSizes = 64;      // batch sizes, and sequence lengths, of a model
+inline constexpr size_t kMaxDepth = 8;             // nesting of a header
+inline constexpr size_t kMaxEntries = 1024;        // of any array or map, unknown ones included
+inline constexpr size_t kMaxRequestValues = 1024;  // msgpack values in a request header: bounds the time to decode it
 
 enum class RequestType : uint8_t { kInfer = 0, kModels, kHealth };
 
@@ -37,22 +41,22 @@ struct TensorHeader {
 
 struct Request {
   RequestType type = RequestType::kInfer;
-  uint64_t id = 0;         // chosen by the client, unique among its queries in flight; comes back in the reply
-  std::string model;       // service name
-  uint64_t qos_us = 0;     // latency target from arrival at the controller; 0: the service's default
+  uint64_t id = 0;      // chosen by the client, unique among its queries in flight; comes back in the reply
+  std::string model;    // service name
+  uint64_t qos_us = 0;  // latency target from arrival at the controller; 0: the service's default
   std::vector<TensorHeader> inputs;
   // A synthetic query carries no tensors: the worker runs the bucket on its own stored input and the reply has no
   // outputs. For load tests without the cost of payloads.
   bool synthetic = false;
-  uint32_t batch = 0;      // synthetic only
-  uint32_t sequence = 0;   // synthetic only; 0 for models without a sequence dimension
+  uint32_t batch = 0;     // synthetic only
+  uint32_t sequence = 0;  // synthetic only; 0 for models without a sequence dimension
   friend bool operator==(const Request&, const Request&) = default;
 };
 
 struct Timing {
-  uint64_t queued_us = 0;     // from arrival until its first operator range was sent to the worker
-  uint64_t executed_us = 0;   // sum over its rounds, command sent to completion seen
-  uint64_t total_us = 0;      // arrival until the reply was handed to the socket
+  uint64_t queued_us = 0;    // from arrival until its first operator range was sent to the worker
+  uint64_t executed_us = 0;  // sum over its rounds, command sent to completion seen
+  uint64_t total_us = 0;     // arrival until the reply was handed to the socket
   uint32_t rounds = 0;
   uint64_t predicted_us = 0;  // execution time that the controller predicted; 0: no prediction
   friend bool operator==(const Timing&, const Timing&) = default;
@@ -112,7 +116,8 @@ struct DecodeError {
   uint64_t id = 0;
 };
 
-// Encoders replace the content of *out (capacity is kept).
+// Encoders replace the content of *out (capacity is kept). They trust their argument: names and counts beyond the
+// limits above make a header that the decoder refuses. A status that is local to one process goes out as INTERNAL.
 void EncodeRequest(const Request& request, std::string* out);
 void EncodeReply(const Reply& reply, std::string* out);
 

@@ -70,12 +70,13 @@ Status ReadServer(TableReader reader, ServerConfig* server) {
     }
   }
   reader.Bool("ipc", &server->ipc);
-  if (server->listen.empty() && !server->ipc) reader.Fail("listen", "must not be empty when ipc = false");
   reader.Integer("io_threads", 1, 16, &server->io_threads);
   reader.ScaledInteger("arena_mib", 1, 1 << 20, kMiB, &server->arena_bytes);
   size_t level = 0;
   if (reader.OneOf("log_level", kLogLevels, &level)) server->log_level = kLogLevels[level];
   reader.Scaled("drain_timeout_ms", 0, 3.6e6, kNsPerMs, &server->drain_timeout_ns);
+  ABACUS_RETURN_IF_ERROR(reader.Finish());
+  if (server->listen.empty() && !server->ipc) reader.Fail("listen", "must not be empty when ipc = false");
   return reader.Finish();
 }
 
@@ -87,6 +88,7 @@ Status ReadLimits(TableReader reader, LimitsConfig* limits) {
   reader.Integer("max_client_queries", 1, 1 << 20, &limits->max_client_queries);
   reader.Integer("max_clients", 1, 65536, &limits->max_clients);
   reader.Integer("max_queries", 1, 1 << 24, &limits->max_queries);
+  ABACUS_RETURN_IF_ERROR(reader.Finish());  // a misspelt key is the likelier cause of a contradiction
   const auto mib = [](uint64_t bytes) { return std::to_string(bytes / kMiB); };
   if (limits->max_frame_bytes > limits->max_message_bytes) {
     reader.Fail(reader.has("max_message_mib") ? "max_message_mib" : "max_frame_mib",
@@ -170,7 +172,8 @@ Result<ServiceConfig> ReadService(TableReader reader, const Config& config, cons
   service.model = (folder / model).lexically_normal();
   Result<ModelSpec> spec = LoadModelSpec(service.model);
   if (!spec) {
-    reader.Fail("model", spec.error().message());
+    const bool missing = spec.error().code() == StatusCode::kNotFound;
+    reader.Fail("model", spec.error().message() + (missing ? "; models/export.py writes model files" : ""));
     return Error(spec.error().code(), reader.Finish().message());
   }
   service.spec = std::move(*spec);

@@ -74,10 +74,10 @@ uint64_t ConnectionGuard::PendingBytes(Connection* connection) {
   tcp_info info{};
   socklen_t size = sizeof(info);
   if (connection->shut || getsockopt(connection->fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return 0;
-  if (connection->delivered) connection->complete_bytes = connection->seen_bytes;
+  // After a delivery at most one interval's bytes of the next message go uncounted.
+  if (connection->delivered) connection->complete_bytes = info.tcpi_bytes_received;
   connection->delivered = false;
-  connection->seen_bytes = info.tcpi_bytes_received;
-  return connection->seen_bytes - connection->complete_bytes;
+  return info.tcpi_bytes_received - connection->complete_bytes;
 }
 
 void ConnectionGuard::Shut(int zmq_fd, Connection* connection, const std::string& why) {

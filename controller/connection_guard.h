@@ -3,7 +3,7 @@
 // ZeroMQ delivers a multipart message only when it is complete and bounds neither its frames nor its bytes, so a peer
 // that never ends a message fills our memory before the front end sees anything. Messages of a connection arrive in
 // order, so whatever came before a delivered message is complete: the guard counts, per connection, the bytes that the
-// kernel received (TCP_INFO) since the last look that was followed by a delivery. When they pass `max_pending_bytes`,
+// kernel received (TCP_INFO) since the last look that followed a delivery. When they pass `max_pending_bytes`,
 // or the process's memory grew by more than `max_growth_bytes` since the first connection (tiny frames cost ZeroMQ many
 // times their bytes), the worst connection is shut down; ZeroMQ then drops what it held.
 // Connections beyond `max_connections` are closed at once. Local ipc connections are the same user's and not watched.
@@ -43,8 +43,7 @@ class ConnectionGuard {
   struct Connection {
     int fd = -1;  // our duplicate: stays valid whatever ZeroMQ does with its own
     bool delivered = false;       // a message came since the last look
-    uint64_t seen_bytes = 0;      // received until the last look
-    uint64_t complete_bytes = 0;  // of these, known to belong to delivered messages
+    uint64_t complete_bytes = 0;  // received until the last look that followed a delivery
     bool shut = false;
   };
 

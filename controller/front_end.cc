@@ -280,6 +280,11 @@ void FrontEnd::HandleInfer(Client* client, size_t payload_frames) {
                " bytes in flight or unread (max_client_queries, max_client_mib)");
     return;
   }
+  if (accepted_ >= limits.max_queries) {
+    Refuse(client, id, StatusCode::kOverloaded, "",
+           "the controller holds " + std::to_string(accepted_) + " queries (max_queries); retry later");
+    return;
+  }
   TensorArena::Block block;
   if (block_bytes > 0) {
     const auto allocated = arena_.Allocate(block_bytes);
@@ -292,7 +297,7 @@ void FrontEnd::HandleInfer(Client* client, size_t payload_frames) {
   const auto slot = Hold(client);
   if (!slot) {
     if (block.bytes > 0) arena_.Free(block);
-    BumpOwned(region_->header().rejected_messages);  // the table is full: no slot even for an error
+    BumpOwned(region_->header().rejected_messages);  // refusals fill the table: nobody reads them
     return;
   }
   Query& query = table_[*slot];
@@ -308,6 +313,7 @@ void FrontEnd::HandleInfer(Client* client, size_t payload_frames) {
   query.deadline_ns = query.arrival_ns + (request_.qos_us != 0 ? request_.qos_us * kNsPerUs : service.qos_ns);
   query.timing = {};
   ++client->queries;
+  ++accepted_;
   client->bytes += block.bytes;
   client->ids.insert(id);
   region_->header().arena_used_bytes.store(arena_.used_bytes(), std::memory_order_relaxed);
@@ -479,6 +485,7 @@ void FrontEnd::ReclaimReleased() {
     --client->held;
     if (!query.refusal) {
       --client->queries;
+      --accepted_;
       client->bytes -= query.block.bytes;
       if (query.block.bytes > 0) arena_.Free(query.block);
       query.block = {};

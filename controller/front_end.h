@@ -99,6 +99,7 @@ class FrontEnd {
   std::unordered_map<std::string, std::unique_ptr<Client>> clients_;  // by identity
   uint64_t next_sweep_ns_ = 0;
   bool submitted_any_ = false;
+  uint32_t accepted_ = 0;  // queries whose reply has not left
   std::atomic<bool> draining_{false};
   std::atomic<uint32_t> in_use_{0};
 

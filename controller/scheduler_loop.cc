@@ -324,6 +324,8 @@ bool SchedulerLoop::Dispatch(const Assignment& assignment, uint64_t now_ns) {
   service.running_last = assignment.last;
   service.sent_ns = now_ns;
   if (job->first_sent_ns == 0) job->first_sent_ns = now_ns;
+  spdlog::debug("job {} of {}: bucket {}, operators [{}, {})", job->id, service.config->name, job->bucket,
+                assignment.first, assignment.last);
   return true;
 }
 
@@ -358,6 +360,7 @@ void SchedulerLoop::FinishQuery(uint32_t slot, StatusCode code, const std::strin
     BumpOwned(stats.latency[LatencyBucketOf(latency_ns)]);
     if (now_ns > query.deadline_ns) BumpOwned(stats.violations);
   }
+  spdlog::trace("query {} of {}: {}", query.id, services_[query.service].config->name, StatusCodeName(code));
   finished_any_ = true;
   channel_.done.push(slot);
   in_flight_.fetch_sub(1, std::memory_order_release);

@@ -26,6 +26,7 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kStopTimeoutNs = 5 * kNsPerSecond;
 constexpr int kPollMs = 500;
+constexpr uint32_t kRefusalSlots = 4096;  // for errors on their way out, beside the accepted queries
 
 // The run directory of this controller, locked for as long as the object lives: a second controller of the same name
 // is refused, and the kernel releases the lock when we die, however we die.
@@ -98,7 +99,7 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
   const int signal_fd = BlockSignals();  // before any thread exists, so that all inherit the mask
   const fs::path bin_dir = fs::read_symlink("/proc/self/exe", error).parent_path();
   const DeviceKind device = ResolveDevice(config.worker.device, bin_dir);
-  QueryTable table(config.limits.max_queries);
+  QueryTable table(config.limits.max_queries + kRefusalSlots);
   QueryChannel channel(config.limits.max_queries);
   Doorbell scheduler_bell(&(*region)->header().controller_bell);
   auto front_end = FrontEnd::Create(config, (directory / "controller.ipc").string(), region->get(), &table, &channel,

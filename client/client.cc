@@ -1,0 +1,105 @@
+#include "client/client.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "client/channel.h"
+
+namespace abacus {
+namespace {
+
+InferReply MakeReply(Answer answer) {
+  InferReply reply;
+  reply.status = Status(answer.header.status, std::move(answer.header.message));
+  reply.field = std::move(answer.header.field);
+  reply.model = std::move(answer.header.model);
+  reply.outputs = std::move(answer.outputs);
+  reply.timing = answer.header.timing;
+  return reply;
+}
+
+}  // namespace
+
+Client::Client(std::string address, const ClientOptions& options, std::unique_ptr<Channel> channel)
+    : address_(std::move(address)), options_(options), channel_(std::move(channel)) {}
+
+Client::~Client() = default;
+
+Result<std::unique_ptr<Client>> Client::Connect(const std::string& address, const ClientOptions& options) {
+  auto channel = Channel::Open(address, options);
+  if (!channel) return Error(channel.error());
+  std::unique_ptr<Client> client(new Client(address, options, std::move(*channel)));
+  const auto health = client->RoundTrip(protocol::RequestType::kHealth, options.connect_timeout);
+  if (!health) {
+    return Error(StatusCode::kUnavailable, health.error().message() + "; is an Abacus controller listening there?");
+  }
+  return client;
+}
+
+void Client::SubmitAsync(InferRequest request, Callback done) {
+  protocol::Request header;
+  header.model = std::move(request.model);
+  header.qos_us = request.qos_us;
+  if (request.synthetic) {
+    header.synthetic = true;
+    header.batch = request.synthetic->batch;
+    header.sequence = request.synthetic->sequence;
+  }
+  if (header.model.empty()) return done(Error(StatusCode::kInvalidArgument, "a query names its model"));
+  if (header.synthetic && !request.inputs.empty()) {
+    return done(Error(StatusCode::kInvalidArgument, "a synthetic query has no inputs"));
+  }
+  channel_->Send(std::move(header), std::move(request.inputs), options_.receive_timeout,
+                 [done = std::move(done)](Result<Answer> answer) {
+                   if (!answer) return done(Error(std::move(answer.error())));
+                   done(MakeReply(std::move(*answer)));
+                 });
+}
+
+std::future<Result<InferReply>> Client::Submit(InferRequest request) {
+  auto promise = std::make_shared<std::promise<Result<InferReply>>>();
+  auto future = promise->get_future();
+  SubmitAsync(std::move(request), [promise](Result<InferReply> reply) { promise->set_value(std::move(reply)); });
+  return future;
+}
+
+Result<InferReply> Client::Infer(InferRequest request) {
+  ABACUS_RETURN_IF_ERROR(CheckMayBlock());
+  return Submit(std::move(request)).get();
+}
+
+Result<std::vector<protocol::ModelDescription>> Client::Models() {
+  auto reply = RoundTrip(protocol::RequestType::kModels, options_.receive_timeout);
+  if (!reply) return Error(std::move(reply.error()));
+  if (reply->status != StatusCode::kOk) return Error(reply->status, std::move(reply->message));
+  return std::move(reply->models);
+}
+
+Result<ServerHealth> Client::Health() {
+  auto reply = RoundTrip(protocol::RequestType::kHealth, options_.receive_timeout);
+  if (!reply) return Error(std::move(reply.error()));
+  if (reply->status != StatusCode::kOk) return Error(reply->status, std::move(reply->message));
+  return ServerHealth{reply->ready, std::move(reply->services)};
+}
+
+Result<protocol::Reply> Client::RoundTrip(protocol::RequestType type, std::chrono::milliseconds timeout) {
+  ABACUS_RETURN_IF_ERROR(CheckMayBlock());
+  auto promise = std::make_shared<std::promise<Result<protocol::Reply>>>();
+  auto future = promise->get_future();
+  protocol::Request request;
+  request.type = type;
+  channel_->Send(std::move(request), {}, timeout, [promise](Result<Answer> answer) {
+    if (!answer) return promise->set_value(Error(std::move(answer.error())));
+    promise->set_value(std::move(answer->header));
+  });
+  return future.get();
+}
+
+Status Client::CheckMayBlock() const {
+  if (!channel_->OnIoThread()) return Status::Ok();
+  return Status(StatusCode::kInvalidArgument, "a blocking call from a callback of the same client would never return");
+}
+
+ClientCounters Client::counters() const { return channel_->counters(); }
+
+}  // namespace abacus

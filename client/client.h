@@ -1,0 +1,121 @@
+// Client: sends queries to one Abacus controller and hands back its replies.
+//
+//   auto client = Client::Connect("tcp://127.0.0.1:5570");
+//   if (!client) return client.error();
+//   Result<InferReply> reply = (*client)->Infer({.model = "resnet50", .inputs = {Tensor::Own(...)}});
+//   if (reply && reply->status.ok()) Use(reply->outputs[0].bytes);
+//
+// Two kinds of failure are kept apart. The Result is an error when no reply was had: TIMEOUT (sent, no answer within
+// the time limit: the server may have run the query), UNAVAILABLE (never sent, or the client was closed),
+// INVALID_ARGUMENT and OVERLOADED (refused here, see the message), INTERNAL (the reply was malformed). When the server
+// answered, the Result holds its reply, whose `status` may still be an error such as DEADLINE_EXCEEDED, with its
+// timing.
+//
+// Delivery is at most once: nothing is sent twice. When the server goes away, queries that it holds run into their time
+// limit; the connection comes back by itself.
+//
+// Threads: every method may be called from any thread. One background thread per Client owns the socket, and calls the
+// callbacks; a callback must be quick, must not throw, and must not call a blocking method of its Client nor destroy
+// it. Clients share nothing: one per address.
+#ifndef ABACUS_CLIENT_CLIENT_H_
+#define ABACUS_CLIENT_CLIENT_H_
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "client/protocol.h"
+#include "client/tensor.h"
+#include "shm/status.h"
+
+namespace abacus {
+
+struct ClientOptions {
+  std::chrono::milliseconds connect_timeout{5'000};   // until the server has answered the first time
+  std::chrono::milliseconds receive_timeout{30'000};  // of every query, from its submission
+  std::chrono::milliseconds linger{100};              // longest that closing waits for unsent bytes
+  std::chrono::milliseconds reconnect_interval{100};  // after a lost connection; doubles up to 2 s
+  size_t max_outstanding = 100'000;                   // queries without reply; more are refused with OVERLOADED
+  int high_water_mark = 1'000;                        // messages that the socket buffers in each direction
+  int64_t max_frame_bytes = int64_t{1} << 30;         // a larger frame from the server closes the connection
+};
+
+// A synthetic query carries no tensors: the server runs the bucket on its own input. For load tests.
+struct SyntheticShape {
+  uint32_t batch = 1;
+  uint32_t sequence = 0;  // 0: the model has no sequence dimension
+};
+
+struct InferRequest {
+  std::string model;
+  std::vector<Tensor> inputs;
+  uint64_t qos_us = 0;  // latency target; 0: the service's own
+  std::optional<SyntheticShape> synthetic;
+};
+
+struct InferReply {
+  Status status;      // as the server reported it
+  std::string field;  // INVALID_ARGUMENT: path of the offending field
+  std::string model;
+  std::vector<Tensor> outputs;  // not copied: they own the received frames
+  protocol::Timing timing;
+};
+
+struct ServerHealth {
+  bool ready = false;  // every service can take queries
+  std::vector<protocol::ServiceHealth> services;
+};
+
+struct ClientCounters {
+  uint64_t sent = 0;        // messages handed to the socket
+  uint64_t replies = 0;     // well-formed replies to a query that waited for it
+  uint64_t timeouts = 0;    // queries that got none in time
+  uint64_t late = 0;        // replies to a query whose time limit had passed; dropped
+  uint64_t duplicates = 0;  // replies to a query that already had one, or was never sent; dropped
+  uint64_t malformed = 0;   // replies that could not be read, or whose frames do not fit their header
+};
+
+class Channel;
+
+class Client {
+ public:
+  using Callback = std::function<void(Result<InferReply>)>;
+
+  // `address` is a ZeroMQ endpoint such as tcp://host:5570 or ipc:///path. Makes one health round trip, so that a wrong
+  // address is an error here that names it. The server need not be ready.
+  static Result<std::unique_ptr<Client>> Connect(const std::string& address, const ClientOptions& options = {});
+  // Queries without reply fail with UNAVAILABLE. Takes at most about options.linger.
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // `done` is called exactly once: on the background thread, or by this call where the request is refused locally.
+  void SubmitAsync(InferRequest request, Callback done);
+  std::future<Result<InferReply>> Submit(InferRequest request);
+  Result<InferReply> Infer(InferRequest request);
+
+  // Blocking round trips; a reply that is not OK becomes an error.
+  Result<std::vector<protocol::ModelDescription>> Models();
+  Result<ServerHealth> Health();
+
+  const std::string& address() const { return address_; }
+  ClientCounters counters() const;
+
+ private:
+  Client(std::string address, const ClientOptions& options, std::unique_ptr<Channel> channel);
+  Result<protocol::Reply> RoundTrip(protocol::RequestType type, std::chrono::milliseconds timeout);
+  Status CheckMayBlock() const;
+
+  const std::string address_;
+  const ClientOptions options_;
+  const std::unique_ptr<Channel> channel_;
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_CLIENT_CLIENT_H_

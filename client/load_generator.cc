@@ -1,0 +1,333 @@
+#include "client/load_generator.h"
+
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <thread>
+#include <utility>
+
+namespace abacus {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kMaxArrivals = 50e6;
+constexpr auto kLongestSleep = std::chrono::milliseconds(50);  // between two looks at the stop flag
+
+// Uniform numbers that are the same on every machine; the distributions of <random> are not.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+  double Unit() { return static_cast<double>(engine_() >> 11) * 0x1p-53; }  // [0, 1)
+  uint64_t Bits() { return engine_(); }
+  int64_t Between(int64_t low, int64_t high) {
+    const uint64_t count = static_cast<uint64_t>(high) - static_cast<uint64_t>(low) + 1;
+    const uint64_t offset = count == 0 ? engine_() : engine_() % count;
+    return static_cast<int64_t>(static_cast<uint64_t>(low) + offset);
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+template <class T>
+void Append(std::vector<std::byte>& bytes, T value) {
+  const auto* begin = reinterpret_cast<const std::byte*>(&value);
+  bytes.insert(bytes.end(), begin, begin + sizeof(T));
+}
+
+// A random element that every model accepts: small floats, integers inside the declared range.
+void AppendElement(std::vector<std::byte>& bytes, const protocol::TensorDescription& input, Random& random) {
+  const auto integer = [&] { return input.has_range ? random.Between(input.low, input.high) : random.Between(0, 1); };
+  const auto real = [&] { return 2 * random.Unit() - 1; };
+  switch (input.dtype) {
+    case DType::kFloat32:
+      return Append(bytes, static_cast<float>(real()));
+    case DType::kFloat64:
+      return Append(bytes, real());
+    case DType::kFloat16:  // sign, exponent of 0.5 and a random fraction: 0.5 <= |x| < 1
+      return Append(bytes, static_cast<uint16_t>((random.Bits() & 0x83ff) | 0x3800));
+    case DType::kBFloat16:
+      return Append(bytes, static_cast<uint16_t>((random.Bits() & 0x807f) | 0x3f00));
+    case DType::kInt64:
+      return Append(bytes, integer());
+    case DType::kInt32:
+      return Append(bytes, static_cast<int32_t>(integer()));
+    case DType::kInt16:
+      return Append(bytes, static_cast<int16_t>(integer()));
+    case DType::kInt8:
+      return Append(bytes, static_cast<int8_t>(integer()));
+    case DType::kUInt8:
+      return Append(bytes, static_cast<uint8_t>(integer()));
+    case DType::kBool:
+      return Append(bytes, static_cast<uint8_t>(random.Bits() & 1));
+  }
+}
+
+// The size that stands for a dimension as the server describes it.
+Result<int64_t> SizeOf(const std::string& dim, int64_t batch, int64_t sequence) {
+  if (dim == "batch") return batch;
+  if (dim == "sequence") return sequence;
+  int64_t size = 0;
+  const auto [end, error] = std::from_chars(dim.data(), dim.data() + dim.size(), size);
+  if (error == std::errc() && end == dim.data() + dim.size()) return size;
+  return Error(StatusCode::kInvalidArgument, "the server describes an unknown dimension '" + dim + "'");
+}
+
+Result<Tensor> RandomTensor(const protocol::TensorDescription& input, int64_t batch, int64_t sequence, Random& random) {
+  const std::string who = "input '" + input.name + "'";
+  Shape shape;
+  for (const std::string& dim : input.dims) {
+    const auto size = SizeOf(dim, batch, sequence);
+    if (!size) return Error(size.error().WithContext(who));
+    shape.push_back(*size);
+  }
+  const auto size_bytes = TensorBytes(input.dtype, shape);
+  if (!size_bytes) return Error(StatusCode::kInvalidArgument, who + ": no tensor has the shape " + shape.ToString());
+  std::vector<std::byte> bytes;
+  bytes.reserve(*size_bytes);
+  while (bytes.size() < *size_bytes) AppendElement(bytes, input, random);
+  return Tensor::Own(input.name, input.dtype, shape, std::move(bytes));
+}
+
+Status CheckSizes(const LoadService& service, std::string_view what, const std::vector<int64_t>& asked,
+                  const std::vector<int64_t>& buckets) {
+  for (int64_t size : asked) {
+    const int64_t largest = buckets.empty() ? 0 : *std::max_element(buckets.begin(), buckets.end());
+    if (size >= 1 && size <= largest) continue;
+    return Status(StatusCode::kInvalidArgument,
+                  "service '" + service.name + "': " + std::string(what) + " " + std::to_string(size) +
+                      (buckets.empty() ? ": the model has no sequence dimension"
+                                       : " is not between 1 and " + std::to_string(largest)));
+  }
+  return Status::Ok();
+}
+
+// Appends the choices of one service to the plan.
+Status AddService(const protocol::ModelDescription& model, const LoadService& service, Random& random, LoadPlan* plan) {
+  ABACUS_RETURN_IF_ERROR(CheckSizes(service, "batch", service.batches, model.batch_sizes));
+  ABACUS_RETURN_IF_ERROR(CheckSizes(service, "seq", service.sequences, model.sequence_lengths));
+  const auto& batches = service.batches.empty() ? model.batch_sizes : service.batches;
+  auto sequences = service.sequences.empty() ? model.sequence_lengths : service.sequences;
+  if (sequences.empty()) sequences = {0};
+  const auto index = static_cast<uint32_t>(plan->services.size());
+  plan->services.push_back({model.name, plan->options.qos_us != 0 ? plan->options.qos_us : model.qos_us});
+  for (int64_t batch : batches) {
+    for (int64_t sequence : sequences) {
+      LoadChoice choice{index, batch, sequence, {}};
+      choice.request.model = model.name;
+      choice.request.qos_us = plan->options.qos_us;
+      if (!plan->options.payload) {
+        choice.request.synthetic = {static_cast<uint32_t>(batch), static_cast<uint32_t>(sequence)};
+      } else {
+        for (const auto& input : model.inputs) {
+          auto tensor = RandomTensor(input, batch, sequence, random);
+          if (!tensor) return tensor.error().WithContext("service '" + model.name + "'");
+          choice.request.inputs.push_back(std::move(*tensor));
+        }
+      }
+      plan->choices.push_back(std::move(choice));
+    }
+  }
+  return Status::Ok();
+}
+
+// Poisson arrivals: every arrival picks a service by weight, and one of its choices with equal chances.
+void DrawArrivals(const std::vector<double>& weights, LoadPlan* plan) {
+  struct Span {
+    uint32_t first = 0, count = 0;
+  };
+  std::vector<Span> choices_of(weights.size());
+  for (uint32_t i = 0; i < plan->choices.size(); ++i) {
+    Span& span = choices_of[plan->choices[i].service];
+    if (span.count++ == 0) span.first = i;
+  }
+  const double total_weight = std::accumulate(weights.begin(), weights.end(), 0.0);
+  Random random(plan->options.seed);
+  double at_s = 0;
+  while (true) {
+    at_s += -std::log1p(-random.Unit()) / plan->options.rate_per_s;
+    if (at_s >= plan->options.seconds) return;
+    double left = random.Unit() * total_weight;
+    size_t service = 0;
+    while (service + 1 < weights.size() && left >= weights[service]) left -= weights[service++];
+    const Span span = choices_of[service];
+    const auto choice = static_cast<uint32_t>(random.Between(span.first, span.first + span.count - 1));
+    plan->arrivals.push_back({static_cast<uint64_t>(at_s * 1e9), choice});
+  }
+}
+
+bool ParseSizes(std::string_view text, std::vector<int64_t>* sizes) {
+  while (!text.empty()) {
+    int64_t size = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
+    if (error != std::errc() || size < 1) return false;
+    sizes->push_back(size);
+    text.remove_prefix(static_cast<size_t>(end - text.data()));
+    if (text.empty()) return true;
+    if (text[0] != ',') return false;
+    text.remove_prefix(1);
+  }
+  return false;
+}
+
+// Shared by the sender, the client's callbacks and the progress thread.
+struct Run {
+  std::vector<LoadRecord> records;
+  std::atomic<uint64_t> sent{0}, done{0}, ok{0}, violations{0};
+  std::mutex mutex;
+  std::condition_variable changed;  // the last query is done, or finished is set
+  bool finished = false;            // guarded by mutex
+
+  LoadProgress Progress(double elapsed_s) const { return {elapsed_s, sent, done, ok, violations}; }
+};
+
+void Complete(Run& run, LoadRecord& record, uint64_t qos_us, Clock::time_point sent_at,
+              const Result<InferReply>& reply) {
+  record.latency_ns = static_cast<uint64_t>((Clock::now() - sent_at) / std::chrono::nanoseconds(1));
+  record.answered = reply.has_value();
+  record.status = reply ? reply->status.code() : reply.error().code();
+  const bool ok = record.answered && record.status == StatusCode::kOk;
+  if (ok) run.ok.fetch_add(1);
+  if (!ok || (qos_us != 0 && record.latency_ns > qos_us * 1000)) run.violations.fetch_add(1);
+  const std::lock_guard lock(run.mutex);
+  run.done.fetch_add(1);
+  run.changed.notify_all();
+}
+
+ClientCounters Since(const ClientCounters& now, const ClientCounters& before) {
+  return {now.sent - before.sent, now.replies - before.replies,       now.timeouts - before.timeouts,
+          now.late - before.late, now.duplicates - before.duplicates, now.malformed - before.malformed};
+}
+
+}  // namespace
+
+Result<LoadService> ParseLoadService(std::string_view text) {
+  const auto fail = [&](std::string_view what) {
+    return Error(StatusCode::kInvalidArgument, "'" + std::string(text) + "': " + std::string(what) +
+                                                   "; a service is NAME[:weight=W][:batch=1,2,4][:seq=8,16]");
+  };
+  LoadService service;
+  std::string_view rest = text;
+  const auto next_part = [&rest] {
+    const size_t colon = std::min(rest.find(':'), rest.size());
+    const std::string_view part = rest.substr(0, colon);
+    rest.remove_prefix(std::min(colon + 1, rest.size()));
+    return part;
+  };
+  service.name = next_part();
+  if (service.name.empty()) return fail("the name is missing");
+  while (!rest.empty()) {
+    const std::string_view part = next_part();
+    const std::string_view value = part.substr(std::min(part.find('=') + 1, part.size()));
+    if (part.starts_with("weight=")) {
+      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), service.weight);
+      const bool valid = error == std::errc() && end == value.data() + value.size() && std::isfinite(service.weight);
+      if (!valid || service.weight <= 0) return fail("weight is a positive number");
+    } else if (part.starts_with("batch=")) {
+      if (!ParseSizes(value, &service.batches)) return fail("batch is a list of positive numbers");
+    } else if (part.starts_with("seq=")) {
+      if (!ParseSizes(value, &service.sequences)) return fail("seq is a list of positive numbers");
+    } else {
+      return fail("unknown part '" + std::string(part) + "'");
+    }
+  }
+  return service;
+}
+
+Result<LoadPlan> PlanLoad(const std::vector<protocol::ModelDescription>& models, std::vector<LoadService> services,
+                          const LoadOptions& options) {
+  if (!(options.rate_per_s > 0) || !(options.seconds > 0) || options.rate_per_s * options.seconds > kMaxArrivals) {
+    return Error(StatusCode::kInvalidArgument,
+                 "rate and seconds must be positive, and their product at most 50 million");
+  }
+  if (services.empty()) {
+    for (const auto& model : models) services.push_back({model.name, 1, {}, {}});
+  }
+  if (services.empty()) return Error(StatusCode::kUnknownModel, "the server has no models");
+  LoadPlan plan;
+  plan.options = options;
+  Random payload_random(options.seed ^ 0x9e3779b97f4a7c15u);  // apart from the stream of the arrivals
+  std::vector<double> weights;
+  for (const LoadService& service : services) {
+    const auto model =
+        std::find_if(models.begin(), models.end(), [&](const auto& m) { return m.name == service.name; });
+    if (model == models.end()) {
+      std::string known;
+      for (const auto& m : models) known += (known.empty() ? "" : ", ") + m.name;
+      return Error(StatusCode::kUnknownModel, "no model '" + service.name + "'; the server has " + known);
+    }
+    ABACUS_RETURN_IF_ERROR(AddService(*model, service, payload_random, &plan));
+    weights.push_back(service.weight);
+  }
+  DrawArrivals(weights, &plan);
+  return plan;
+}
+
+LoadOutcome RunLoad(Client& client, const LoadPlan& plan, const std::atomic<bool>& stop,
+                    const std::function<void(const LoadProgress&)>& progress) {
+  Run run;
+  run.records.resize(plan.arrivals.size());
+  const ClientCounters before = client.counters();
+  const int timer_slack_ns = prctl(PR_GET_TIMERSLACK);
+  prctl(PR_SET_TIMERSLACK, 1);  // wake up on time: the default allows 50 us
+  const auto start = Clock::now();
+  const auto elapsed_s = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+
+  std::jthread reporter;
+  if (progress) {
+    reporter = std::jthread([&] {
+      std::unique_lock lock(run.mutex);
+      for (int second = 1; !run.finished; ++second) {
+        const bool finished =
+            run.changed.wait_until(lock, start + std::chrono::seconds(second), [&] { return run.finished; });
+        if (!finished) progress(run.Progress(elapsed_s()));
+      }
+    });
+  }
+
+  for (size_t i = 0; i < plan.arrivals.size() && !stop; ++i) {
+    const auto due = start + std::chrono::nanoseconds(plan.arrivals[i].at_ns);
+    auto now = Clock::now();
+    while (now < due && !stop) {
+      std::this_thread::sleep_until(std::min(due, now + kLongestSleep));
+      now = Clock::now();
+    }
+    if (stop) break;
+    const LoadChoice& choice = plan.choices[plan.arrivals[i].choice];
+    LoadRecord& record = run.records[i];
+    record.service = choice.service;
+    record.sent = true;
+    record.lateness_ns = static_cast<uint64_t>((now - due) / std::chrono::nanoseconds(1));
+    run.sent.fetch_add(1);
+    const uint64_t qos_us = plan.services[choice.service].qos_us;
+    client.SubmitAsync(choice.request, [&run, &record, qos_us, now](const Result<InferReply>& reply) {
+      Complete(run, record, qos_us, now, reply);
+    });
+  }
+
+  LoadOutcome outcome;
+  {
+    std::unique_lock lock(run.mutex);  // the client completes every query within its time limit
+    run.changed.wait(lock, [&] { return run.done == run.sent; });
+    outcome.duration_s = elapsed_s();
+    run.finished = true;
+  }
+  run.changed.notify_all();
+  reporter = {};
+  prctl(PR_SET_TIMERSLACK, timer_slack_ns);
+  outcome.interrupted = stop;
+  outcome.counters = Since(client.counters(), before);
+  outcome.records = std::move(run.records);
+  return outcome;
+}
+
+}  // namespace abacus

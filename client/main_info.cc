@@ -1,0 +1,108 @@
+// abacus-client models and abacus-client health.
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "client/commands.h"
+
+namespace abacus {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void Print(const Json& json) { std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str()); }
+
+Json ToJson(const std::vector<protocol::TensorDescription>& tensors) {
+  Json list = Json::array();
+  for (const auto& tensor : tensors) {
+    Json json = {{"name", tensor.name}, {"dtype", DTypeName(tensor.dtype)}, {"dims", tensor.dims}};
+    if (tensor.has_range) json["range"] = {tensor.low, tensor.high};
+    list.push_back(std::move(json));
+  }
+  return list;
+}
+
+std::string ToText(const protocol::TensorDescription& tensor) {
+  std::string text = tensor.name + " " + std::string(DTypeName(tensor.dtype)) + "[";
+  for (size_t i = 0; i < tensor.dims.size(); ++i) text += (i > 0 ? ", " : "") + tensor.dims[i];
+  text += "]";
+  if (tensor.has_range) text += " in " + std::to_string(tensor.low) + ".." + std::to_string(tensor.high);
+  return text;
+}
+
+std::string ToText(const std::vector<int64_t>& sizes) {
+  std::string text;
+  for (int64_t size : sizes) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return text;
+}
+
+int ShowModels(const CommonOptions& common) {
+  const auto client = ConnectTo(common);
+  if (!client) return ReportError(common, client.error());
+  const auto models = (*client)->Models();
+  if (!models) return ReportError(common, models.error());
+  Json list = Json::array();
+  for (const auto& model : *models) {
+    if (common.json) {
+      list.push_back({{"name", model.name},
+                      {"inputs", ToJson(model.inputs)},
+                      {"outputs", ToJson(model.outputs)},
+                      {"batch", model.batch_sizes},
+                      {"sequence", model.sequence_lengths},
+                      {"qos_us", model.qos_us}});
+      continue;
+    }
+    std::printf("%s: target %.1f ms, batch %s", model.name.c_str(), static_cast<double>(model.qos_us) / 1e3,
+                ToText(model.batch_sizes).c_str());
+    if (!model.sequence_lengths.empty()) std::printf(", sequence %s", ToText(model.sequence_lengths).c_str());
+    std::printf("\n");
+    for (const auto& tensor : model.inputs) std::printf("  in   %s\n", ToText(tensor).c_str());
+    for (const auto& tensor : model.outputs) std::printf("  out  %s\n", ToText(tensor).c_str());
+  }
+  if (common.json) Print({{"models", std::move(list)}});
+  return 0;
+}
+
+int ShowHealth(const CommonOptions& common) {
+  const auto client = ConnectTo(common);
+  if (!client) return ReportError(common, client.error());
+  const auto health = (*client)->Health();
+  if (!health) return ReportError(common, health.error());
+  Json list = Json::array();
+  if (!common.json) {
+    std::printf("%s\n", health->ready ? "ready" : "not ready");
+    std::printf("%-20s %-10s %10s %8s %9s\n", "service", "state", "pid", "queued", "restarts");
+  }
+  for (const auto& service : health->services) {
+    if (common.json) {
+      list.push_back({{"name", service.name},
+                      {"state", service.state},
+                      {"pid", service.worker_pid},
+                      {"queued", service.queued},
+                      {"restarts", service.restarts},
+                      {"message", service.message}});
+      continue;
+    }
+    std::printf("%-20s %-10s %10lld %8llu %9llu  %s\n", service.name.c_str(), service.state.c_str(),
+                static_cast<long long>(service.worker_pid), static_cast<unsigned long long>(service.queued),
+                static_cast<unsigned long long>(service.restarts), service.message.c_str());
+  }
+  if (common.json) Print({{"ready", health->ready}, {"services", std::move(list)}});
+  return health->ready ? 0 : 1;
+}
+
+}  // namespace
+
+void AddModelsCommand(CLI::App& app, const CommonOptions& common, int* exit_code) {
+  app.add_subcommand("models", "Show the server's models, their tensors and buckets")->callback([&common, exit_code] {
+    *exit_code = ShowModels(common);
+  });
+}
+
+void AddHealthCommand(CLI::App& app, const CommonOptions& common, int* exit_code) {
+  app.add_subcommand("health", "Show the state of every service; the exit code is 0 only when all are ready")
+      ->callback([&common, exit_code] { *exit_code = ShowHealth(common); });
+}
+
+}  // namespace abacus

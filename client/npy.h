@@ -1,0 +1,34 @@
+// Reads and writes NumPy's .npy files (format versions 1 to 3), and raw files of tensor bytes.
+//
+// Reading accepts what a query can carry: little-endian, C-ordered arrays of the types of shm/types.h. Everything else
+// (object arrays, Fortran order, big endian, truncated or trailing bytes) is an error that names the file and the
+// reason; nothing is allocated beyond the file's own size. Writing replaces the file.
+//
+// Thread rule: free functions without state.
+#ifndef ABACUS_CLIENT_NPY_H_
+#define ABACUS_CLIENT_NPY_H_
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+
+#include "client/tensor.h"
+#include "shm/status.h"
+
+namespace abacus {
+
+// The tensor gets `name`.
+Result<Tensor> ReadNpy(const std::filesystem::path& path, std::string name);
+// The same from the content of a file; `source` names it in errors.
+Result<Tensor> ParseNpy(std::span<const std::byte> content, const std::string& source, std::string name);
+
+// NumPy has no bfloat16: such tensors are written as float32, which holds every value of them.
+Status WriteNpy(const std::filesystem::path& path, const Tensor& tensor);
+
+// A file that holds exactly the bytes of such a tensor.
+Result<Tensor> ReadRaw(const std::filesystem::path& path, std::string name, DType dtype, const Shape& shape);
+
+}  // namespace abacus
+
+#endif  // ABACUS_CLIENT_NPY_H_

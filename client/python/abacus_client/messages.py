@@ -1,0 +1,288 @@
+"""Headers of the wire protocol, version 1: requests to bytes, replies from bytes that nobody vouches for.
+
+client/protocol.h is the reference: the same keys, names and limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from .errors import AbacusError
+from .tensors import MAX_RANK, NUMPY_DTYPES, from_wire, to_wire
+
+VERSION = 1
+MAX_HEADER_BYTES = 64 * 1024
+MAX_TENSORS = 16
+MAX_NAME_BYTES = 128
+MAX_SERVICES = 64
+MAX_U64 = 2**64 - 1
+
+STATUSES = frozenset(
+    (
+        "OK",
+        "INVALID_ARGUMENT",
+        "UNKNOWN_MODEL",
+        "OVERLOADED",
+        "DEADLINE_UNREACHABLE",
+        "DEADLINE_EXCEEDED",
+        "WORKER_FAILED",
+        "SHUTTING_DOWN",
+        "INTERNAL",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds, measured at the controller."""
+
+    queued_us: int = 0  # arrival until its first operator range was sent to the worker
+    executed_us: int = 0  # sum over its rounds
+    total_us: int = 0  # arrival until the reply was handed to the socket
+    rounds: int = 0
+    predicted_us: int = 0  # execution time that the controller predicted; 0: no prediction
+
+
+@dataclass(frozen=True)
+class Result:
+    outputs: dict[str, np.ndarray]  # read-only; bfloat16 as uint16
+    dtypes: dict[str, str]  # the outputs' dtype names in the protocol
+    timing: Timing
+    model: str
+    status: str = "OK"
+
+
+@dataclass(frozen=True)
+class TensorDescription:
+    name: str
+    dtype: str
+    dims: tuple[str, ...]  # a number, "batch" or "sequence"
+    range: tuple[int, int] | None = None  # allowed values, integer inputs
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    name: str
+    inputs: tuple[TensorDescription, ...]
+    outputs: tuple[TensorDescription, ...]
+    batch_sizes: tuple[int, ...]
+    sequence_lengths: tuple[int, ...]  # empty without a sequence dimension
+    qos_us: int  # default latency target
+
+
+@dataclass(frozen=True)
+class ServiceHealth:
+    name: str
+    state: str  # "starting", "ready", "failed", "restarting"
+    worker_pid: int
+    queued: int
+    restarts: int
+    message: str  # why it is not ready
+
+
+@dataclass(frozen=True)
+class Health:
+    ready: bool
+    services: tuple[ServiceHealth, ...]
+
+
+@dataclass
+class Reply:
+    id: int
+    status: str
+    message: str = ""
+    field: str = ""
+    result: Result | None = None  # of an OK reply to infer
+    models: tuple[ModelDescription, ...] = ()
+    health: Health = Health(False, ())
+    timing: Timing = Timing()
+
+
+class MalformedReply(Exception):
+    """A reply that breaks the protocol; `id` where it could still be read."""
+
+    def __init__(self, message: str, reply_id: int | None = None) -> None:
+        super().__init__(message)
+        self.id = reply_id
+
+
+def encode_infer(request_id: int, model: str, inputs: dict[str, object], qos_us: int) -> list[Any]:
+    """The frames of an inference request."""
+    if not inputs:
+        raise AbacusError("INVALID_ARGUMENT", "a query needs at least one input", "inputs")
+    if len(inputs) > MAX_TENSORS:
+        raise AbacusError("INVALID_ARGUMENT", f"{len(inputs)} inputs; at most {MAX_TENSORS}", "inputs")
+    headers, frames = [], []
+    for i, (name, value) in enumerate(inputs.items()):
+        _check_name(name, f"inputs[{i}].name")
+        dtype, shape, data = to_wire(value, f"inputs[{i}]")
+        headers.append({"name": name, "dtype": dtype, "shape": shape})
+        frames.append(data)
+    return [_infer_header(request_id, model, qos_us, {"inputs": headers}), *frames]
+
+
+def encode_synthetic(request_id: int, model: str, batch: int, sequence: int, qos_us: int) -> list[Any]:
+    return [_infer_header(request_id, model, qos_us, {"synthetic": {"batch": batch, "sequence": sequence}})]
+
+
+def encode_query(request_id: int, kind: str) -> list[Any]:
+    return [msgpack.packb({"v": VERSION, "type": kind, "id": request_id})]
+
+
+def _infer_header(request_id: int, model: str, qos_us: int, rest: dict[str, Any]) -> bytes:
+    _check_name(model, "model")
+    if not 0 <= qos_us <= MAX_U64:
+        raise AbacusError("INVALID_ARGUMENT", f"qos_us {qos_us} is not a number of microseconds", "qos_us")
+    header: dict[str, Any] = {"v": VERSION, "type": "infer", "id": request_id, "model": model}
+    if qos_us:
+        header["qos_us"] = qos_us
+    return msgpack.packb(header | rest)
+
+
+def _check_name(name: str, path: str) -> None:
+    if not name or len(name.encode()) > MAX_NAME_BYTES:
+        raise AbacusError("INVALID_ARGUMENT", f"name {name!r} must have 1 to {MAX_NAME_BYTES} bytes", path)
+
+
+def decode_reply(frames: list[memoryview]) -> Reply:
+    """Decodes and checks one reply. Raises MalformedReply."""
+    header = _unpack(frames[0])
+    reply_id = header.get("id")
+    if not isinstance(reply_id, int) or isinstance(reply_id, bool):
+        raise MalformedReply("id is missing or no integer")
+    try:
+        return _decode(header, reply_id, frames[1:])
+    except MalformedReply as error:
+        error.id = reply_id
+        raise
+
+
+def _unpack(data: memoryview) -> dict[str, Any]:
+    if data.nbytes > MAX_HEADER_BYTES:
+        raise MalformedReply(f"header of {data.nbytes} bytes; at most {MAX_HEADER_BYTES}")
+    try:
+        header = msgpack.unpackb(
+            data,
+            max_str_len=MAX_HEADER_BYTES,
+            max_bin_len=MAX_HEADER_BYTES,
+            max_ext_len=MAX_HEADER_BYTES,
+            max_array_len=1024,
+            max_map_len=256,
+        )
+    except Exception as error:  # msgpack raises ValueError and its own classes, UnicodeDecodeError among them
+        raise MalformedReply(f"header is not msgpack ({error})") from error
+    if not isinstance(header, dict):
+        raise MalformedReply("header is no msgpack map")
+    return header
+
+
+def _decode(header: dict[str, Any], reply_id: int, frames: list[memoryview]) -> Reply:
+    if header.get("v") != VERSION:
+        raise MalformedReply(f"protocol version {header.get('v')!r}; this client speaks {VERSION}")
+    status = _get(header, "status", str, None)
+    if status not in STATUSES:
+        raise MalformedReply(f"unknown status {status!r}")
+    timing_map = _get(header, "timing", dict, {})
+    timing = Timing(**{key: _get(timing_map, key, int, 0, "timing.") for key in Timing.__dataclass_fields__})
+    outputs = _list(header, "outputs", MAX_TENSORS)
+    if len(frames) != len(outputs):
+        raise MalformedReply(f"{len(frames)} tensor frames for {len(outputs)} outputs")
+    arrays, dtypes = {}, {}
+    for i, (output, data) in enumerate(zip(outputs, frames, strict=True)):
+        path = f"outputs[{i}]."
+        name, dtype = _get(output, "name", str, None, path), _dtype(output, path)
+        try:
+            arrays[name], dtypes[name] = from_wire(dtype, _shape(output, path), data), dtype
+        except ValueError as error:
+            raise MalformedReply(f"{path}shape: {error}") from error
+    services = tuple(
+        ServiceHealth(
+            _get(item, "name", str, "", path := f"services[{i}]."),
+            _get(item, "state", str, "", path),
+            _get(item, "pid", int, 0, path),
+            _get(item, "queued", int, 0, path),
+            _get(item, "restarts", int, 0, path),
+            _get(item, "message", str, "", path),
+        )
+        for i, item in enumerate(_list(header, "services", MAX_SERVICES))
+    )
+    return Reply(
+        id=reply_id,
+        status=status,
+        message=_get(header, "message", str, ""),
+        field=_get(header, "field", str, ""),
+        result=Result(arrays, dtypes, timing, _get(header, "model", str, "")),
+        models=tuple(_model(item, f"models[{i}].") for i, item in enumerate(_list(header, "models", MAX_SERVICES))),
+        health=Health(_get(header, "ready", bool, False), services),
+        timing=timing,
+    )
+
+
+def _model(item: dict[str, Any], path: str) -> ModelDescription:
+    return ModelDescription(
+        _get(item, "name", str, None, path),
+        _tensor_descriptions(item, "inputs", path),
+        _tensor_descriptions(item, "outputs", path),
+        _integers(item, "batch", path),
+        _integers(item, "sequence", path),
+        _get(item, "qos_us", int, 0, path),
+    )
+
+
+def _tensor_descriptions(item: dict[str, Any], key: str, path: str) -> tuple[TensorDescription, ...]:
+    descriptions = []
+    for i, tensor in enumerate(_list(item, key, MAX_TENSORS, path)):
+        where = f"{path}{key}[{i}]."
+        dims = _get(tensor, "dims", list, [], where)
+        value_range = _integers(tensor, "range", where)
+        if not all(isinstance(dim, str) for dim in dims) or len(value_range) not in (0, 2):
+            raise MalformedReply(f"{where}dims or range: wrong type")
+        descriptions.append(
+            TensorDescription(
+                _get(tensor, "name", str, None, where),
+                _dtype(tensor, where),
+                tuple(dims),
+                (value_range[0], value_range[1]) if value_range else None,
+            )
+        )
+    return tuple(descriptions)
+
+
+def _get(item: dict[str, Any], key: str, kind: type, default: Any, path: str = "") -> Any:
+    """item[key] of the wanted type; `default` where it is missing, which None forbids."""
+    value = item.get(key, default)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise MalformedReply(f"{path}{key}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _list(item: dict[str, Any], key: str, limit: int, path: str = "") -> list[dict[str, Any]]:
+    value = _get(item, key, list, [], path)
+    if len(value) > limit or not all(isinstance(entry, dict) for entry in value):
+        raise MalformedReply(f"{path}{key}: expected at most {limit} maps")
+    return value
+
+
+def _integers(item: dict[str, Any], key: str, path: str) -> tuple[int, ...]:
+    value = _get(item, key, list, [], path)
+    if not all(isinstance(entry, int) for entry in value):
+        raise MalformedReply(f"{path}{key}: expected integers")
+    return tuple(value)
+
+
+def _dtype(item: dict[str, Any], path: str) -> str:
+    dtype = _get(item, "dtype", str, None, path)
+    if dtype not in NUMPY_DTYPES:
+        raise MalformedReply(f"{path}dtype: unknown {dtype!r}")
+    return dtype
+
+
+def _shape(item: dict[str, Any], path: str) -> list[int]:
+    shape = _integers(item, "shape", path)
+    if len(shape) > MAX_RANK or any(dim < 0 for dim in shape):
+        raise MalformedReply(f"{path}shape: {list(shape)} is no shape of at most {MAX_RANK} dimensions")
+    return list(shape)

@@ -1,0 +1,274 @@
+"""One export, from a built module to verified files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import sampling
+from .recipe import Built
+from .spec import (
+    BATCH,
+    MAX_BUCKETS,
+    MAX_RANK,
+    MAX_TENSORS,
+    SEQUENCE,
+    ExportError,
+    ModelSpec,
+    TensorSpec,
+    UsageError,
+    check_name,
+    last_line,
+    made_by_of,
+    to_toml,
+)
+
+# Largest accepted |optimised - plain| / max|plain|, by the type that the module computes in.
+TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
+DEFAULT_TOLERANCE = 1e-3
+
+Progress = Callable[[str], None]
+
+
+def is_current(out: Path, name: str, companions: tuple[str, ...], made_by: str) -> bool:
+    toml = out / f"{name}.toml"
+    if not all(path.exists() for path in (toml, out / f"{name}.pt", *(out / companion for companion in companions))):
+        return False
+    return made_by_of(toml.read_text(encoding="utf-8")) == made_by
+
+
+def export(
+    name: str,
+    built: Built,
+    batch: tuple[int, ...],
+    sequence: tuple[int, ...],
+    device: torch.device,
+    seed: int,
+    out: Path,
+    made_by: str,
+    progress: Progress,
+) -> ModelSpec:
+    """Writes NAME.pt and NAME.toml; nothing is left behind under these names unless everything was verified."""
+    _check_buckets(built.inputs, batch, sequence)
+    out.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode():
+        runner = _Runner(built, device, seed)
+        outputs = runner.discover_outputs(batch, sequence)
+        spec = ModelSpec(name, runner.tolerance(), built.inputs, outputs, batch, sequence)
+        progress("to TorchScript")
+        script = runner.to_torchscript(batch, sequence)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as directory:
+            temporary = Path(directory)
+            try:
+                torch.jit.save(script, temporary / "model.pt")
+            except RuntimeError as error:
+                raise ExportError(f"cannot be saved ({last_line(error)})") from error
+            progress("verifying the saved file at other sizes")
+            runner.verify(torch.jit.load(temporary / "model.pt", map_location=device), spec, progress)
+            (temporary / "model.toml").write_text(to_toml(spec, made_by), encoding="utf-8")
+            if built.write_companions is not None:
+                built.write_companions(out)
+            os.replace(temporary / "model.pt", out / f"{name}.pt")
+            # Last: a reader that finds the TOML finds everything else too.
+            os.replace(temporary / "model.toml", out / f"{name}.toml")
+    return spec
+
+
+def _check_buckets(inputs: tuple[TensorSpec, ...], batch: tuple[int, ...], sequence: tuple[int, ...]) -> None:
+    if not 1 <= len(inputs) <= MAX_TENSORS:
+        raise UsageError(f"{len(inputs)} inputs; a model has 1 to {MAX_TENSORS}")
+    if not any(BATCH in tensor.shape for tensor in inputs):
+        raise UsageError("no input has a 'batch' dimension")
+    uses_sequence = any(SEQUENCE in tensor.shape for tensor in inputs)
+    if uses_sequence and not sequence:
+        raise UsageError("an input has a 'sequence' dimension; give its lengths with --sequence")
+    if not uses_sequence and sequence:
+        raise UsageError("no input has a 'sequence' dimension; leave --sequence out")
+    if len(batch) * max(1, len(sequence)) > MAX_BUCKETS:
+        raise UsageError(f"more than {MAX_BUCKETS} buckets; use fewer batch sizes or sequence lengths")
+
+
+class _Runner:
+    """Runs one module at chosen sizes and compares what comes out."""
+
+    def __init__(self, built: Built, device: torch.device, seed: int) -> None:
+        self.built = built
+        self.device = device
+        self.seed = seed
+
+    def tolerance(self) -> float:
+        dtypes = [tensor.dtype for tensor in self.built.module.parameters()]
+        dtypes += [getattr(torch, tensor.dtype) for tensor in self.built.inputs]
+        return max((TOLERANCE.get(dtype, DEFAULT_TOLERANCE) for dtype in dtypes), default=DEFAULT_TOLERANCE)
+
+    def inputs(self, batch: int, sequence: int, salt: int = 0) -> list[torch.Tensor]:
+        return sampling.random_inputs(self.built.inputs, batch, sequence, self.device, self.seed + salt)
+
+    def run(self, module: nn.Module, inputs: list[torch.Tensor], what: str) -> dict[str, torch.Tensor]:
+        try:
+            return _named_outputs(module(*inputs))
+        except ExportError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(f"{s.name}{list(x.shape)}" for s, x in zip(self.built.inputs, inputs, strict=True))
+            raise ExportError(
+                f"the {what} fails on {shapes} ({last_line(error)}); check the inputs' shapes, dtypes and ranges"
+            ) from error
+
+    def discover_outputs(self, batches: tuple[int, ...], sequences: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+        """Runs the module at two batch sizes and two sequence lengths; what follows the size is symbolic."""
+        module = self.built.module
+        batch, length = _two_of(batches), _two_of(sequences) if sequences else (0, 0)
+        base = self.run(module, self.inputs(batch[0], length[0]), "module")
+        wider = self.run(module, self.inputs(batch[1], length[0]), "module")
+        longer = self.run(module, self.inputs(batch[0], length[1]), "module") if sequences else base
+        if not 1 <= len(base) <= MAX_TENSORS:
+            raise ExportError(f"{len(base)} outputs; a model has 1 to {MAX_TENSORS}")
+        specs = []
+        for name, *tensors in zip(
+            self._output_names(list(base)), base.values(), wider.values(), longer.values(), strict=True
+        ):
+            shape = _symbolic_shape(f"output {name!r}", [list(t.shape) for t in tensors], batch, length)
+            specs.append(TensorSpec(name, str(tensors[0].dtype).removeprefix("torch."), shape))
+        again = self.run(module, self.inputs(batch[0], length[0], salt=1), "module")
+        _check_values(specs, list(base.values()), list(again.values()))
+        return tuple(specs)
+
+    def _output_names(self, own: list[str]) -> list[str]:
+        given = self.built.outputs
+        if given is not None and len(given) != len(own):
+            raise UsageError(f"{len(given)} output names for {len(own)} outputs")
+        names = [check_name(name, "output name") for name in given or own]
+        if len(set(names)) < len(names):
+            raise UsageError("two outputs have the same name; --output names them")
+        return names
+
+    def to_torchscript(self, batches: tuple[int, ...], sequences: tuple[int, ...]) -> torch.jit.ScriptModule:
+        module = self.built.module
+        if isinstance(module, torch.jit.ScriptModule):
+            return module
+        # Not at size one: operations on a dimension of one trace differently from the general case.
+        batch = _traced_size(batches)
+        sequence = _traced_size(sequences) if sequences else 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the tracer; verify() finds out whether they mattered
+            try:
+                return torch.jit.trace(_Flattened(module), tuple(self.inputs(batch, sequence)), check_trace=False)
+            except Exception as error:
+                raise ExportError(
+                    f"cannot be traced ({last_line(error)}); try --script, or pass a TorchScript file"
+                ) from error
+
+    def verify(self, script: nn.Module, spec: ModelSpec, progress: Progress) -> None:
+        """Compares the saved file with the module at the corners of the buckets, and looks at padding."""
+        sequences = spec.sequence or (0,)
+        corners = {(b, s) for b in (spec.batch[0], spec.batch[-1]) for s in (sequences[0], sequences[-1])}
+        for salt, (batch, sequence) in enumerate(sorted(corners), start=2):
+            inputs = self.inputs(batch, sequence, salt)
+            plain = self.run(self.built.module, inputs, "module").values()
+            saved = self.run(script, inputs, "saved TorchScript").values()
+            for tensor, a, b in zip(spec.outputs, plain, saved, strict=True):
+                if a.shape != b.shape or _relative_error(a, b) > spec.tolerance:
+                    where = f"at batch {batch}" + (f", sequence {sequence}" if sequence else "")
+                    raise ExportError(
+                        f"output {tensor.name!r} of the TorchScript differs from the module's {where}: the trace holds "
+                        "for some sizes or values only; use --script, or keep such choices out of forward()"
+                    )
+        if len(spec.sequence) > 1:
+            self._look_at_padding(script, spec, progress)
+
+    def _look_at_padding(self, script: nn.Module, spec: ModelSpec, progress: Progress) -> None:
+        batch, short, long = spec.batch[0], spec.sequence[0], spec.sequence[-1]
+        inputs = sampling.with_full_masks(spec.inputs, self.inputs(batch, short))
+        plain = self.run(script, inputs, "saved TorchScript").values()
+        padded = self.run(script, sampling.pad_sequence(spec.inputs, inputs, long), "saved TorchScript").values()
+        for tensor, a, b in zip(spec.outputs, plain, padded, strict=True):
+            if SEQUENCE in tensor.shape:
+                b = b.narrow(tensor.shape.index(SEQUENCE), 0, short)
+            if (error := _relative_error(a, b)) > spec.tolerance:
+                progress(
+                    f"warning: padding changes output {tensor.name!r} (relative error {error:.1e}): a query shorter "
+                    "than its bucket gets another result; give the model a mask input, or a pad value that it ignores"
+                )
+
+
+class _Flattened(nn.Module):
+    """Returns a tensor or a tuple of tensors, which is all that a trace needs to know of dicts and dataclasses."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        outputs = tuple(_named_outputs(self.module(*inputs)).values())
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _named_outputs(result: object) -> dict[str, torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        return {"output": result}
+    if hasattr(result, "_asdict"):
+        result = result._asdict()
+    if isinstance(result, (tuple, list)):
+        result = {f"output{i}": item for i, item in enumerate(result)}
+    if not isinstance(result, dict) or not all(isinstance(item, torch.Tensor) for item in result.values()):
+        raise ExportError("forward() must return a tensor, or a tuple, list or dict of tensors")
+    return result
+
+
+def _symbolic_shape(
+    where: str, shapes: list[list[int]], batch: tuple[int, int], length: tuple[int, int]
+) -> tuple[str | int, ...]:
+    """The declared shape of an output, from those at (batch, length), a second batch size, and a second length."""
+    if len({len(shape) for shape in shapes}) > 1 or len(shapes[0]) > MAX_RANK:
+        raise ExportError(f"{where} has shapes {shapes}; its rank must be constant and at most {MAX_RANK}")
+    dims: list[str | int] = []
+    for i, sizes in enumerate(zip(*shapes, strict=True)):
+        if sizes == (batch[0], batch[1], batch[0]) and i == 0:
+            dims.append(BATCH)
+        elif length != (0, 0) and sizes == (length[0], length[0], length[1]):
+            dims.append(SEQUENCE)
+        elif len(set(sizes)) == 1 and sizes[0] > 0:
+            dims.append(sizes[0])
+        else:
+            raise ExportError(
+                f"{where} has shapes {shapes}: dimension {i} is neither fixed nor the batch nor the sequence"
+            )
+    if not dims or dims[0] != BATCH:
+        raise ExportError(f"{where} has shape {shapes[0]}: its first dimension must be the batch")
+    if dims.count(SEQUENCE) > 1:
+        raise ExportError(f"{where} has the sequence dimension twice; return it in another form")
+    return tuple(dims)
+
+
+def _check_values(specs: list[TensorSpec], first: list[torch.Tensor], second: list[torch.Tensor]) -> None:
+    """Refuses a model that answers with NaN or infinity, or always the same."""
+    floating = [(spec.name, a, b) for spec, a, b in zip(specs, first, second, strict=True) if a.is_floating_point()]
+    for name, a, b in floating:
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise ExportError(
+                f"output {name!r} is not finite on random inputs; look at the weights and the input ranges"
+            )
+    if floating and all(bool((a == a.flatten()[0]).all()) and torch.equal(a, b) for _, a, b in floating):
+        raise ExportError("every output is constant, whatever the input; look at the weights")
+
+
+def _two_of(sizes: tuple[int, ...]) -> tuple[int, int]:
+    return (sizes[0], sizes[1]) if len(sizes) > 1 else (sizes[0], sizes[0] + 1)
+
+
+def _traced_size(sizes: tuple[int, ...]) -> int:
+    return next((size for size in sizes if size > 1), 2)
+
+
+def _relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(expected, actual) else float("inf")
+    expected, actual = expected.double(), actual.double()
+    return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()

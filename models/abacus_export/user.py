@@ -1,0 +1,76 @@
+"""A user's own model: a Python factory or a TorchScript file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .recipe import Built, Options
+from .spec import ExportError, TensorSpec, UsageError, last_line
+
+
+def build_from_module(
+    reference: str, inputs: tuple[TensorSpec, ...], outputs: tuple[str, ...] | None, script: bool, options: Options
+) -> Built:
+    factory = _resolve(reference)
+    torch.manual_seed(options.seed)
+    try:
+        module = factory if isinstance(factory, nn.Module) else factory()
+    except Exception as error:
+        raise ExportError(f"--module {reference}: the factory fails ({last_line(error)})") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"--module {reference}: gives {type(module).__name__}, not a torch.nn.Module")
+    module = module.eval().to(options.device)
+    if script and not isinstance(module, torch.jit.ScriptModule):
+        try:
+            module = torch.jit.script(module)
+        except Exception as error:
+            raise ExportError(f"cannot be scripted ({last_line(error)})") from error
+    return Built(module, inputs, outputs)
+
+
+def build_from_torchscript(
+    path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[str, ...] | None, options: Options
+) -> Built:
+    try:
+        module = torch.jit.load(path, map_location=options.device)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"--torchscript {path}: not a readable TorchScript file ({last_line(error)})") from error
+    return Built(module.eval(), inputs, outputs)
+
+
+def source_digest(reference: str | None, torchscript: Path | None) -> str:
+    """Identifies the code or file that a model comes from, so that a change of it is noticed."""
+    source = torchscript
+    if reference is not None:
+        factory = _resolve(reference)
+        target = factory if inspect.isroutine(factory) or inspect.isclass(factory) else type(factory)
+        source = Path(inspect.getsourcefile(target) or "")
+    try:
+        return hashlib.sha256(source.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {source}: {error.strerror}") from error
+
+
+def _resolve(reference: str) -> object:
+    module_name, separator, attribute = reference.partition(":")
+    if not separator or not module_name or not attribute:
+        raise UsageError(f"--module {reference!r}: expected package.module:factory")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        target: object = importlib.import_module(module_name)
+    except Exception as error:  # the module's own code runs here
+        raise UsageError(f"--module {reference}: cannot import {module_name} ({last_line(error)})") from error
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise UsageError(f"--module {reference}: {module_name} has no {attribute}")
+        target = getattr(target, part)
+    return target

@@ -1,0 +1,438 @@
+#define TOML_IMPLEMENTATION
+#include "models/toml_reader.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+namespace abacus {
+
+namespace {
+
+constexpr size_t kMaxDotsPerLine = 64;  // outside strings and comments
+constexpr size_t kMaxQuotedBytes = 60;
+
+std::string Location(const toml::source_region& region, std::string_view fallback) {
+  std::string where(region.path ? std::string_view(*region.path) : fallback);
+  // Settings of the command line carry their own text as the source; a line number would mean nothing there.
+  if (where.starts_with("--")) return where;
+  return where + ":" + std::to_string(region.begin.line > 0 ? region.begin.line : 1);
+}
+
+std::string FormatNumber(double value) {
+  std::string text(32, '\0');
+  const int length = std::snprintf(text.data(), text.size(), "%.12g", value);
+  text.resize(static_cast<size_t>(length));
+  return text;
+}
+
+std::string Expected(std::string_view what, double low, double high) {
+  return "must be " + std::string(what) + " from " + FormatNumber(low) + " to " + FormatNumber(high);
+}
+
+std::string Expected(std::string_view what, int64_t low, int64_t high) {
+  return "must be " + std::string(what) + " from " + std::to_string(low) + " to " + std::to_string(high);
+}
+
+struct Objection {
+  size_t line = 0;
+  std::string message;
+};
+
+// What toml++ 3.3 must not be given, found before it looks: dotted keys without end (it would overflow the stack when
+// the document is destroyed), and characters beyond ASCII outside strings and comments (undefined behaviour in its
+// search for blanks). Multi-line strings and quotes inside words are refused, too, so that what is a string or a
+// comment here is one to toml++.
+std::optional<Objection> FindObjection(std::string_view text) {
+  enum class State : uint8_t { kPlain, kComment, kBasicString, kLiteralString };
+  constexpr std::string_view kBeforeString = " \t\n=[{,.";
+  State state = State::kPlain;
+  size_t line = 1;
+  size_t dots = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\n') {
+      state = State::kPlain;
+      ++line;
+      dots = 0;
+    } else if (state == State::kBasicString) {
+      if (c == '"') state = State::kPlain;
+      if (c == '\\' && i + 1 < text.size() && text[i + 1] != '\n') ++i;
+    } else if (state == State::kLiteralString) {
+      if (c == '\'') state = State::kPlain;
+    } else if (state == State::kPlain) {
+      const std::string_view three = text.substr(i, 3);
+      if (three == "\"\"\"" || three == "'''") return Objection{line, "multi-line strings are not accepted"};
+      if ((c == '"' || c == '\'') && i > 0 && kBeforeString.find(text[i - 1]) == std::string_view::npos) {
+        return Objection{line, "a quote stands where no string can begin"};
+      }
+      if (c == '#') state = State::kComment;
+      if (c == '"') state = State::kBasicString;
+      if (c == '\'') state = State::kLiteralString;
+      if (static_cast<unsigned char>(c) > 0x7f) {
+        return Objection{line, "characters beyond ASCII are accepted only in strings and comments"};
+      }
+      if (c == '.' && ++dots > kMaxDotsPerLine) {
+        return Objection{line, "more than " + std::to_string(kMaxDotsPerLine) + " dots; no key nests that deep"};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+bool IsAlphanumeric(char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'); }
+
+bool IsNameChar(NameKind kind, char c) {
+  switch (kind) {
+    case NameKind::kFile:
+      return IsAlphanumeric(c) || c == '_' || c == '-';
+    case NameKind::kService:
+      return IsAlphanumeric(c) || c == '_' || c == '-' || c == '.';
+    case NameKind::kTensor:
+      return c > ' ' && c <= '~';
+  }
+  return false;
+}
+
+std::string_view NameRule(NameKind kind) {
+  switch (kind) {
+    case NameKind::kFile:
+      return "letters, digits, '_' and '-'";
+    case NameKind::kService:
+      return "letters, digits, '_', '-' and '.'";
+    case NameKind::kTensor:
+      return "printable ASCII characters without blanks";
+  }
+  return "";
+}
+
+}  // namespace
+
+Result<std::string> ReadTomlFile(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto kind = std::filesystem::status(path, error).type();
+  if (kind == std::filesystem::file_type::not_found) {
+    return Error(StatusCode::kNotFound, path.string() + ": no such file");
+  }
+  if (kind != std::filesystem::file_type::regular) {
+    return Error(StatusCode::kInvalidArgument, path.string() + ": is not a regular file");
+  }
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) return Error(StatusCode::kNotFound, path.string() + ": cannot be opened for reading");
+  std::string text(kMaxTomlBytes + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (stream.bad()) return Error(StatusCode::kUnavailable, path.string() + ": reading failed");
+  text.resize(static_cast<size_t>(stream.gcount()));
+  return text;
+}
+
+Result<toml::table> ParseToml(std::string_view text, std::string_view source) {
+  const auto fail = [&](size_t line, std::string_view message) {
+    return Error(StatusCode::kInvalidArgument,
+                 std::string(source) + ":" + std::to_string(line) + ": " + std::string(message));
+  };
+  if (text.size() > kMaxTomlBytes) {
+    return fail(1, "the file is larger than " + std::to_string(kMaxTomlBytes / 1024) + " KiB");
+  }
+  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+  if (const std::optional<Objection> objection = FindObjection(text)) {
+    return fail(objection->line, objection->message);
+  }
+  toml::parse_result parsed = toml::parse(text, source);
+  if (!parsed) {
+    const toml::parse_error& error = parsed.error();
+    return Error(StatusCode::kInvalidArgument,
+                 Location(error.source(), source) + ": not valid TOML: " + std::string(error.description()));
+  }
+  return std::move(parsed).table();
+}
+
+std::string Quoted(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text.substr(0, kMaxQuotedBytes)) {
+    quoted += static_cast<unsigned char>(c) < ' ' || c == '\x7f' ? '?' : c;
+  }
+  return quoted + (text.size() > kMaxQuotedBytes ? "...\"" : "\"");
+}
+
+std::string DescribeNode(const toml::node& node) {
+  if (const auto* value = node.as_integer()) return std::to_string(value->get());
+  if (const auto* value = node.as_floating_point()) return "the float " + FormatNumber(value->get());
+  if (const auto* value = node.as_boolean()) return value->get() ? "true" : "false";
+  if (const auto* value = node.as_string()) return "the string " + Quoted(value->get());
+  if (node.is_table()) return "a table";
+  if (node.is_array_of_tables()) return "an array of tables";
+  if (node.is_array()) return "an array";
+  return "a date or time";
+}
+
+std::string_view Nearest(std::string_view word, std::span<const std::string_view> choices) {
+  if (word.size() > kMaxQuotedBytes) return "";
+  std::string_view nearest;
+  size_t best = std::max<size_t>(2, word.size() / 3) + 1;
+  for (const std::string_view choice : choices) {
+    const size_t distance = EditDistance(word, choice);
+    if (distance < best && distance < word.size()) {
+      best = distance;
+      nearest = choice;
+    }
+  }
+  return nearest;
+}
+
+TableReader::TableReader(const toml::table* table, std::string path, std::string source)
+    : table_(table), path_(std::move(path)), source_(std::move(source)) {}
+
+std::string TableReader::KeyPath(std::string_view key) const {
+  if (path_.empty()) return std::string(key);
+  if (key.empty()) return path_;
+  return path_ + "." + std::string(key);
+}
+
+const toml::node* TableReader::Find(std::string_view key) {
+  known_.emplace_back(key);
+  if (failed() || table_ == nullptr) return nullptr;
+  return table_->get(key);
+}
+
+void TableReader::Fail(std::string_view key, std::string_view message) {
+  if (failed()) return;
+  const toml::node* node = table_ == nullptr ? nullptr : table_->get(key);
+  if (node == nullptr) node = table_;
+  const std::string where = node == nullptr ? source_ + ":1" : Location(node->source(), source_);
+  error_ = Status(StatusCode::kInvalidArgument, where + ": " + KeyPath(key) + ": " + std::string(message));
+}
+
+void TableReader::FailAt(const toml::node& node, std::string_view key, std::string_view message) {
+  if (failed()) return;
+  error_ = Status(StatusCode::kInvalidArgument,
+                  Location(node.source(), source_) + ": " + KeyPath(key) + ": " + std::string(message));
+}
+
+bool TableReader::ReadInteger(std::string_view key, int64_t low, int64_t high, int64_t* out) {
+  const toml::node* node = Find(key);
+  if (node == nullptr) return false;
+  const auto* value = node->as_integer();
+  if (value == nullptr || value->get() < low || value->get() > high) {
+    Fail(key, Expected("an integer", low, high) + ", not " + DescribeNode(*node));
+    return false;
+  }
+  *out = value->get();
+  return true;
+}
+
+bool TableReader::Bool(std::string_view key, bool* out) {
+  const toml::node* node = Find(key);
+  if (node == nullptr) return false;
+  const auto* value = node->as_boolean();
+  if (value == nullptr) {
+    Fail(key, "must be true or false, not " + DescribeNode(*node));
+    return false;
+  }
+  *out = value->get();
+  return true;
+}
+
+bool TableReader::Number(std::string_view key, double low, double high, double* out) {
+  const toml::node* node = Find(key);
+  if (node == nullptr) return false;
+  double value = std::nan("");
+  if (const auto* integer = node->as_integer()) value = static_cast<double>(integer->get());
+  if (const auto* floating = node->as_floating_point()) value = floating->get();
+  if (!(value >= low && value <= high)) {  // also refuses NaN
+    Fail(key, Expected("a number", low, high) + ", not " + DescribeNode(*node));
+    return false;
+  }
+  *out = value;
+  return true;
+}
+
+bool TableReader::Scaled(std::string_view key, double low, double high, double scale, uint64_t* out) {
+  double value = 0;
+  if (!Number(key, low, high, &value)) return false;
+  *out = static_cast<uint64_t>(std::llround(value * scale));
+  return true;
+}
+
+bool TableReader::ScaledInteger(std::string_view key, int64_t low, int64_t high, uint64_t scale, uint64_t* out) {
+  uint64_t value = 0;
+  if (!Integer(key, low, high, &value)) return false;
+  *out = value * scale;
+  return true;
+}
+
+bool TableReader::String(std::string_view key, std::string* out) {
+  const toml::node* node = Find(key);
+  if (node == nullptr) return false;
+  const auto* value = node->as_string();
+  if (value == nullptr || value->get().empty() || value->get().find('\0') != std::string::npos) {
+    Fail(key, "must be a string with at least one character, not " + DescribeNode(*node));
+    return false;
+  }
+  *out = value->get();
+  return true;
+}
+
+bool TableReader::Name(std::string_view key, NameKind kind, size_t max_bytes, std::string* out) {
+  std::string value;
+  if (!String(key, &value)) return false;
+  const bool valid = std::all_of(value.begin(), value.end(), [kind](char c) { return IsNameChar(kind, c); });
+  if (!valid || value.size() > max_bytes) {
+    Fail(key,
+         "must be 1 to " + std::to_string(max_bytes) + " " + std::string(NameRule(kind)) + ", not " + Quoted(value));
+    return false;
+  }
+  *out = std::move(value);
+  return true;
+}
+
+bool TableReader::OneOf(std::string_view key, std::span<const std::string_view> choices, size_t* out) {
+  const toml::node* node = Find(key);
+  if (node == nullptr) return false;
+  const auto* value = node->as_string();
+  const auto found = value == nullptr ? choices.end() : std::find(choices.begin(), choices.end(), value->get());
+  if (found == choices.end()) {
+    std::string allowed;
+    for (const std::string_view choice : choices) allowed += (allowed.empty() ? "" : ", ") + Quoted(choice);
+    std::string message = "must be one of " + allowed + ", not " + DescribeNode(*node);
+    const std::string_view nearest = value == nullptr ? "" : Nearest(value->get(), choices);
+    if (!nearest.empty()) message += "; did you mean " + Quoted(nearest) + "?";
+    Fail(key, message);
+    return false;
+  }
+  *out = static_cast<size_t>(found - choices.begin());
+  return true;
+}
+
+const toml::array* TableReader::Array(std::string_view key) {
+  const toml::node* node = Find(key);
+  if (node == nullptr) return nullptr;
+  if (!node->is_array()) {
+    Fail(key, "must be an array, not " + DescribeNode(*node));
+    return nullptr;
+  }
+  return node->as_array();
+}
+
+bool TableReader::Ascending(std::string_view key, int64_t low, int64_t high, std::vector<int64_t>* out) {
+  const toml::array* array = Array(key);
+  if (array == nullptr) return false;
+  const std::string rule = Expected("an array of ascending integers", low, high);
+  if (array->empty()) Fail(key, rule + ", not empty");
+  std::vector<int64_t> values;
+  for (const toml::node& element : *array) {
+    const auto* value = element.as_integer();
+    if (value == nullptr || value->get() < low || value->get() > high) {
+      FailAt(element, key, rule + "; one element is " + DescribeNode(element));
+    } else if (!values.empty() && value->get() <= values.back()) {
+      FailAt(element, key, rule + "; " + DescribeNode(element) + " follows " + std::to_string(values.back()));
+    }
+    if (failed()) return false;
+    values.push_back(value->get());
+  }
+  if (failed()) return false;
+  *out = std::move(values);
+  return true;
+}
+
+bool TableReader::Strings(std::string_view key, std::vector<std::string>* out) {
+  if (has(key) && table_->get(key)->is_string()) {
+    std::string value;
+    if (!String(key, &value)) return false;
+    *out = {std::move(value)};
+    return true;
+  }
+  const toml::array* array = Array(key);
+  if (array == nullptr) return false;
+  std::vector<std::string> values;
+  for (const toml::node& element : *array) {
+    const auto* value = element.as_string();
+    if (value == nullptr) {
+      FailAt(element, key, "must be an array of strings; one element is " + DescribeNode(element));
+      return false;
+    }
+    values.push_back(value->get());
+  }
+  *out = std::move(values);
+  return true;
+}
+
+TableReader TableReader::Table(std::string_view key) {
+  const toml::node* node = Find(key);
+  if (node != nullptr && !node->is_table()) Fail(key, "must be a table, not " + DescribeNode(*node));
+  return {node == nullptr ? nullptr : node->as_table(), KeyPath(key), source_};
+}
+
+std::vector<TableReader> TableReader::Tables(std::string_view key, size_t max) {
+  const toml::array* array = Array(key);
+  std::vector<TableReader> readers;
+  if (array == nullptr) return readers;
+  if (array->size() > max) {
+    FailAt((*array)[max], key,
+           "at most " + std::to_string(max) + " are allowed, there are " + std::to_string(array->size()));
+    return readers;
+  }
+  for (const toml::node& element : *array) {
+    if (!element.is_table()) {
+      FailAt(element, key, "must be an array of tables; one element is " + DescribeNode(element));
+      return {};
+    }
+    readers.emplace_back(element.as_table(), KeyPath(key) + "[" + std::to_string(readers.size()) + "]", source_);
+  }
+  return readers;
+}
+
+void TableReader::Require(std::string_view key, std::string_view hint) {
+  required_.push_back({std::string(key), std::string(hint)});
+}
+
+Status TableReader::Finish() {
+  if (failed() || table_ == nullptr) return error_;
+  const std::vector<std::string_view> known(known_.begin(), known_.end());
+  for (const auto& [key, node] : *table_) {
+    const std::string_view name = key.str();
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    std::string message = "unknown key";
+    const std::string_view nearest = Nearest(name, known);
+    if (!nearest.empty()) {
+      message += "; did you mean " + Quoted(nearest) + "?";
+    } else {
+      message += "; allowed here:";
+      for (size_t i = 0; i < known.size(); ++i) message += (i == 0 ? " " : ", ") + std::string(known[i]);
+    }
+    const bool plain = name.size() <= kMaxQuotedBytes &&
+                       std::all_of(name.begin(), name.end(), [](char c) { return IsNameChar(NameKind::kTensor, c); });
+    const std::string shown = plain ? std::string(name) : Quoted(name);
+    error_ =
+        Status(StatusCode::kInvalidArgument, Location(key.source(), source_) + ": " + KeyPath(shown) + ": " + message);
+    return error_;
+  }
+  for (const Required& required : required_) {
+    if (!table_->contains(required.key)) {
+      Fail(required.key, "is missing; " + required.hint);
+      return error_;
+    }
+  }
+  return error_;
+}
+
+}  // namespace abacus

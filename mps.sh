@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# The one command of Abacus: sets up what is missing, builds, serves, shows and tests. `./mps.sh help` lists everything.
+# The pieces are in scripts/: common.sh (messages), setup.sh (packages, Python, build, models), serve.sh (controller and
+# CUDA MPS daemon), demo.sh (demo and test).
+set -euo pipefail
+
+ABACUS_ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+# shellcheck source=scripts/common.sh
+. "$ABACUS_ROOT/scripts/common.sh"
+# shellcheck source=scripts/setup.sh
+. "$ABACUS_ROOT/scripts/setup.sh"
+# shellcheck source=scripts/serve.sh
+. "$ABACUS_ROOT/scripts/serve.sh"
+# shellcheck source=scripts/demo.sh
+. "$ABACUS_ROOT/scripts/demo.sh"
+
+usage() {
+  cat <<'END'
+Abacus serves several DNNs on one GPU (or on the CPU) with predictable latency.
+
+  ./mps.sh demo                  serve two real models on a free port, classify an image, embed sentences, put them
+                                 under load, stop
+  ./mps.sh start [CONFIG]        serve CONFIG (default: configs/default.toml) in the background
+      --name NAME                run it under this name instead of the one in CONFIG
+      --set SECTION.KEY=VALUE    change one setting of CONFIG; repeatable
+      --foreground               stay attached; Ctrl-C drains and stops
+  ./mps.sh status                show services, queues and latencies; exit code 3 when nothing runs
+      --name NAME                of this controller (default: default)
+      --json                     for programs
+  ./mps.sh stop                  answer what was accepted, then stop
+      --name NAME                this controller (default: default)
+  ./mps.sh test                  build, then run all tests
+  ./mps.sh setup                 only install, build and export models (the other commands do it when needed)
+  ./mps.sh help
+
+The first run installs packages (apt), PyTorch 2.11 (pip, about 3 GB to fetch, shared by all clones) and compiles; later
+runs skip what is done.
+
+Environment:
+  ABACUS_CACHE_DIR       where Python packages live (default: $XDG_CACHE_HOME/abacus or ~/.cache/abacus)
+  ABACUS_RUN_DIR         sockets, locks and logs of running controllers (default: $XDG_RUNTIME_DIR/abacus or
+                         /tmp/abacus-UID)
+  ABACUS_SKIP_PACKAGES   1: use the system as it is, install no packages
+  ABACUS_JOBS            parallel compile jobs (default: by cores and memory)
+  Torch_DIR, CMAKE_PREFIX_PATH   where an installed LibTorch 2.11 is, to build with it instead of pip's
+END
+}
+
+main() {
+  local command=${1:-help}
+  shift || true
+  case $command in
+    demo) demo_command "$@" ;;
+    start) start_command "$@" ;;
+    status) status_command "$@" ;;
+    stop) stop_command "$@" ;;
+    test) test_command "$@" ;;
+    setup)
+      no_arguments setup "$@"
+      setup_all "${PROGRAMS[@]}"
+      read_config "$ABACUS_ROOT/configs/default.toml"
+      ensure_models "$CONFIG_DEVICE" "${CONFIG_MODELS[@]}"
+      say "ready: ./mps.sh demo, or ./mps.sh start"
+      ;;
+    help | -h | --help) usage ;;
+    *)
+      usage >&2
+      usage_error "unknown command '$command'"
+      ;;
+  esac
+}
+
+main "$@"

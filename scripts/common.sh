@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+# Messages, logged commands and directories. Sourced by mps.sh and .ci/run; needs ABACUS_ROOT.
+# shellcheck disable=SC2034  # the variables are for the scripts that source this one
+set -euo pipefail
+
+BIN=$ABACUS_ROOT/build/bin
+CACHE_DIR=${ABACUS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/abacus}
+SETUP_LOG=$ABACUS_ROOT/build/setup.log
+
+say() { printf 'abacus: %s\n' "$*"; }
+warn() { printf 'abacus: warning: %s\n' "$*" >&2; }
+die() {
+  printf 'abacus: error: %s\n' "$*" >&2
+  exit 1
+}
+usage_error() {
+  printf 'abacus: error: %s (see ./mps.sh help)\n' "$*" >&2
+  exit 2
+}
+no_arguments() {
+  (($# == 1)) || usage_error "'$1' takes no argument '$2'"
+}
+need_value() {
+  (($# >= 2)) || usage_error "$1 needs a value"
+}
+
+# Seconds as 75s or 3m05s.
+duration() {
+  if (($1 < 100)); then printf '%ds' "$1"; else printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); fi
+}
+
+# What the end of a log usually means, one line, or nothing.
+explain_log() {
+  local tail_text
+  tail_text=$(tail -n 60 "$1" 2>/dev/null || true)
+  case $tail_text in
+    *"No space left on device"*) printf 'the disk is full: free some space, or point ABACUS_CACHE_DIR to a larger one' ;;
+    *"Temporary failure in name resolution"* | *"Temporary failure resolving"* | *"Network is unreachable"* | \
+      *"Could not resolve"* | *"Failed to establish a new connection"* | *"Connection timed out"*)
+      printf 'the network cannot be reached: check the connection (and https_proxy), then run the same command again'
+      ;;
+    *"Could not get lock"*) printf 'another package manager is running: wait for it, then run the same command again' ;;
+    *"Killed signal terminated program"* | *"internal compiler error: Killed"*)
+      printf 'the machine ran out of memory: set ABACUS_JOBS=1 and run the same command again'
+      ;;
+  esac
+}
+
+# logged "what is done" COMMAND...: runs it with its output in SETUP_LOG, says every half minute that it still runs, and
+# ends the script with the log's end when it fails. Returns the status instead when LOGGED_MAY_FAIL=1.
+logged() {
+  local what=$1 status=0 started=$SECONDS heartbeat hint
+  shift
+  mkdir -p "$(dirname "$SETUP_LOG")"
+  printf '\n== %s: %s\n' "$(date -u +%FT%TZ)" "$*" >>"$SETUP_LOG"
+  (
+    while sleep 30 >/dev/null 2>&1; do say "  still $what ($(duration $((SECONDS - started))))"; done
+  ) </dev/null &
+  heartbeat=$!
+  "$@" >>"$SETUP_LOG" 2>&1 || status=$?
+  kill "$heartbeat" 2>/dev/null || true
+  wait "$heartbeat" 2>/dev/null || true
+  if ((status == 0)) || [[ ${LOGGED_MAY_FAIL:-0} == 1 ]]; then return "$status"; fi
+  printf -- '---- last lines of %s\n' "$SETUP_LOG" >&2
+  tail -n 30 "$SETUP_LOG" >&2
+  printf -- '----\n' >&2
+  hint=$(explain_log "$SETUP_LOG")
+  die "$what failed${hint:+; $hint}"
+}
+
+# Directory of locks, sockets and logs; the rule is RunDirectory() of controller/config.h.
+run_directory() {
+  local directory
+  if [[ -n ${ABACUS_RUN_DIR:-} ]]; then
+    directory=$ABACUS_RUN_DIR
+  elif [[ -n ${XDG_RUNTIME_DIR:-} ]]; then
+    directory=$XDG_RUNTIME_DIR/abacus
+  else
+    directory=/tmp/abacus-$(id -u)
+  fi
+  [[ $directory == /* ]] || die "ABACUS_RUN_DIR must be an absolute path, not '$directory'"
+  mkdir -m 700 "$directory" 2>/dev/null || true
+  [[ -d $directory && ! -L $directory && -O $directory && -w $directory ]] ||
+    die "the run directory $directory cannot be used (missing, a link, or somebody else's): set ABACUS_RUN_DIR"
+  printf '%s' "$directory"
+}

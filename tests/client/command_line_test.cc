@@ -1,0 +1,120 @@
+// The abacus-client program against a server in this process.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "client/npy.h"
+#include "tests/client/fake_server.h"
+
+namespace abacus {
+namespace {
+
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+class CommandLine : public ::testing::Test {
+ protected:
+  struct Output {
+    int exit_code = -1;
+    std::string text;  // standard output
+  };
+
+  CommandLine() : directory_(::testing::TempDir() + "command_line_test_" + std::to_string(::getpid())) {
+    std::filesystem::create_directories(directory_);
+    server_.SetModels({{"m",
+                        {{"x", DType::kFloat32, {"batch", "2"}}},
+                        {{"y", DType::kFloat32, {"batch", "2"}}},
+                        {1, 2},
+                        {},
+                        5'000'000}});
+  }
+  ~CommandLine() override { std::filesystem::remove_all(directory_); }
+
+  std::string Path(const std::string& name) const { return (directory_ / name).string(); }
+  Output Run(const std::string& arguments, const std::string& address) const {
+    const std::string command =
+        std::string(ABACUS_BIN_DIR) + "/abacus-client --address " + address + " " + arguments + " 2>/dev/null";
+    FILE* pipe = popen(command.c_str(), "r");
+    Output output;
+    for (int c = std::getc(pipe); c != EOF; c = std::getc(pipe)) output.text += static_cast<char>(c);
+    output.exit_code = WEXITSTATUS(pclose(pipe));
+    return output;
+  }
+  Output Run(const std::string& arguments) const { return Run(arguments, server_.address()); }
+
+  const std::filesystem::path directory_;
+  FakeServer server_{[](FakeServer& self, const FakeServer::Incoming& query) {
+    if (query.header.model == "m") return FakeServer::Echo(self, query);
+    protocol::Reply reply;
+    reply.status = StatusCode::kUnknownModel;
+    reply.message = "no such model";
+    self.Reply(query, reply);
+  }};
+};
+
+TEST_F(CommandLine, InferWritesItsOutputs) {
+  const std::vector<float> values = {1.5F, -2};
+  const auto bytes = std::as_bytes(std::span(values));
+  ASSERT_TRUE(WriteNpy(Path("in.npy"), Tensor::Own("x", DType::kFloat32, {1, 2}, {bytes.begin(), bytes.end()})).ok());
+  const Output output =
+      Run("--json infer --model m --repeat 2 --input x=" + Path("in.npy") + " --output-dir " + Path("out"));
+  EXPECT_EQ(output.exit_code, 0);
+  const Json json = Json::parse(output.text.substr(0, output.text.find('\n')));
+  EXPECT_EQ(json["status"], "OK");
+  EXPECT_EQ(json["timing"]["total_us"], 30);
+  EXPECT_EQ(json["outputs"][0]["first_values"], Json({1.5, -2}));
+  const auto written = ReadNpy(Path("out/x.npy"), "x");
+  ASSERT_TRUE(written) << written.error().message();
+  EXPECT_EQ(written->ToVector<float>(), values);
+  EXPECT_EQ(server_.queries().size(), 2u);
+}
+
+TEST_F(CommandLine, InferInText) {
+  const Output output = Run("infer --model m --synthetic 2x16 --qos-us 9000");
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_THAT(output.text, HasSubstr("OK"));
+  EXPECT_EQ(server_.queries()[0].header.sequence, 16u);
+  EXPECT_EQ(server_.queries()[0].header.qos_us, 9'000u);
+}
+
+TEST_F(CommandLine, FailuresHaveAnExitCode) {
+  const Output unknown = Run("--json infer --model other --synthetic 1");
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_EQ(Json::parse(unknown.text)["status"], "UNKNOWN_MODEL");
+  EXPECT_EQ(Run("infer --model m --input x=/nonexistent.npy").exit_code, 1);
+  const Output nobody = Run("--json --timeout-s 0.1 health", "tcp://127.0.0.1:1");
+  EXPECT_EQ(nobody.exit_code, 1);
+  EXPECT_EQ(Json::parse(nobody.text)["status"], "UNAVAILABLE");
+  EXPECT_NE(Run("no-such-command").exit_code, 0);
+  EXPECT_EQ(Run("load --rate 10 --seconds 0.1 --service other").exit_code, 1);
+}
+
+TEST_F(CommandLine, ModelsAndHealth) {
+  EXPECT_THAT(Run("models").text, HasSubstr("x float32[batch, 2]"));
+  EXPECT_EQ(Json::parse(Run("models --json").text)["models"][0]["batch"], Json({1, 2}));
+  EXPECT_EQ(Run("health").exit_code, 0);
+  EXPECT_EQ(Json::parse(Run("--json health").text)["ready"], true);
+  server_.SetReady(false);
+  EXPECT_EQ(Run("health").exit_code, 1);
+}
+
+TEST_F(CommandLine, LoadReports) {
+  const Output output =
+      Run("--json load --rate 200 --seconds 0.5 --service m:batch=2 --seed 3 --out " + Path("load.json"));
+  EXPECT_EQ(output.exit_code, 0);
+  const Json json = Json::parse(output.text);
+  EXPECT_EQ(json["total"]["lost"], 0);
+  EXPECT_EQ(json["total"]["replies"]["OK"], json["planned"]);
+  EXPECT_EQ(json["seed"], 3);
+  EXPECT_TRUE(std::filesystem::exists(Path("load.json")));
+  for (const auto& query : server_.queries()) EXPECT_EQ(query.header.inputs[0].shape, (Shape{2, 2}));
+  EXPECT_THAT(Run("load --rate 50 --seconds 0.2 --no-payload").text, HasSubstr("goodput"));
+}
+
+}  // namespace
+}  // namespace abacus

@@ -1,0 +1,249 @@
+#include "client/protocol.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <string>
+#include <vector>
+
+namespace abacus::protocol {
+namespace {
+
+std::string Bytes(std::string_view hex) {
+  std::string bytes;
+  for (size_t i = 0; i < hex.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
+  return bytes;
+}
+std::span<const std::byte> AsBytes(const std::string& text) { return std::as_bytes(std::span(text)); }
+
+// Writes the same bytes as any other msgpack library would; docs/protocol.md shows them.
+struct GoldenRequest {
+  Request request;
+  std::string_view hex;
+};
+struct GoldenReply {
+  Reply reply;
+  std::string_view hex;
+};
+
+std::vector<GoldenRequest> GoldenRequests() {
+  Request infer;
+  infer.id = 7;
+  infer.model = "resnet50";
+  infer.qos_us = 50'000;
+  infer.inputs = {{"input", DType::kFloat32, {1, 3, 224, 224}}};
+  Request synthetic;
+  synthetic.id = 9;
+  synthetic.model = "bert";
+  synthetic.synthetic = true;
+  synthetic.batch = 2;
+  synthetic.sequence = 64;
+  Request health;
+  health.type = RequestType::kHealth;
+  health.id = 1;
+  return {{infer,
+           "86a17601a474797065a5696e666572a2696407a56d6f64656ca87265736e65743530a6716f735f7573cdc350a6696e70757473918"
+           "3a46e616d65a5696e707574a56474797065a7666c6f61743332a57368617065940103cce0cce0"},
+          {synthetic,
+           "85a17601a474797065a5696e666572a2696409a56d6f64656ca462657274a973796e74686574696382a5626174636802a87365717"
+           "5656e636540"},
+          {health, "83a17601a474797065a66865616c7468a2696401"}};
+}
+
+std::vector<GoldenReply> GoldenReplies() {
+  Reply ok;
+  ok.id = 7;
+  ok.model = "resnet50";
+  ok.outputs = {{"logits", DType::kFloat32, {1, 1000}}};
+  ok.timing = {1200, 5300, 6800, 4, 5100};
+  Reply error;
+  error.id = 8;
+  error.status = StatusCode::kInvalidArgument;
+  error.message = "unknown dtype 'float12'";
+  error.field = "inputs[0].dtype";
+  return {{ok,
+           "86a17601a2696407a6737461747573a24f4ba56d6f64656ca87265736e65743530a76f7574707574739183a46e616d65a66c6f676"
+           "97473a56474797065a7666c6f61743332a573686170659201cd03e8a674696d696e6785a97175657565645f7573cd04b0ab657865"
+           "63757465645f7573cd14b4a8746f74616c5f7573cd1a90a6726f756e647304ac7072656469637465645f7573cd13ec"},
+          {error,
+           "85a17601a2696408a6737461747573b0494e56414c49445f415247554d454e54a76d657373616765b7756e6b6e6f776e206474797"
+           "0652027666c6f6174313227a56669656c64af696e707574735b305d2e6474797065"}};
+}
+
+TEST(ProtocolGolden, RequestsKeepTheirBytes) {
+  for (const auto& [request, hex] : GoldenRequests()) {
+    std::string encoded;
+    EncodeRequest(request, &encoded);
+    EXPECT_EQ(encoded, Bytes(hex)) << hex;
+    Request decoded;
+    ASSERT_TRUE(DecodeRequest(AsBytes(Bytes(hex)), &decoded));
+    EXPECT_EQ(decoded, request);
+  }
+}
+
+TEST(ProtocolGolden, RepliesKeepTheirBytes) {
+  for (const auto& [reply, hex] : GoldenReplies()) {
+    std::string encoded;
+    EncodeReply(reply, &encoded);
+    EXPECT_EQ(encoded, Bytes(hex)) << hex;
+    Reply decoded;
+    ASSERT_TRUE(DecodeReply(AsBytes(Bytes(hex)), &decoded));
+    EXPECT_EQ(decoded, reply);
+  }
+}
+
+// Random messages within the limits.
+class Generator {
+ public:
+  explicit Generator(uint64_t seed) : engine_(seed) {}
+
+  Request MakeRequest() {
+    Request request;
+    request.type = static_cast<RequestType>(Below(3));
+    request.id = Number();
+    if (request.type == RequestType::kInfer || Below(2) == 0) request.model = Name();
+    request.qos_us = Number();
+    request.synthetic = Below(3) == 0;
+    if (request.synthetic) {
+      request.batch = 1 + static_cast<uint32_t>(Number() >> 33);
+      request.sequence = static_cast<uint32_t>(Number());
+    } else {
+      request.inputs = Tensors();
+    }
+    return request;
+  }
+
+  Reply MakeReply() {
+    Reply reply;
+    reply.id = Number();
+    reply.status = static_cast<StatusCode>(Below(kWireStatusCount));
+    reply.message = Message();
+    reply.field = Message();
+    if (Below(2) == 0) reply.model = Name();
+    reply.outputs = Tensors();
+    if (Below(2) == 0) reply.timing = {Number(), Number(), Number(), static_cast<uint32_t>(Number()), Number()};
+    reply.ready = Below(2) == 0;
+    for (uint64_t i = Below(4); i > 0; --i) {
+      ModelDescription model{Name(), Descriptions(), Descriptions(), Sizes(), Sizes(), Number()};
+      reply.models.push_back(std::move(model));
+    }
+    for (uint64_t i = Below(4); i > 0; --i) {
+      reply.services.push_back({Name(), Name(), Signed(), Number(), Number(), Message()});
+    }
+    return reply;
+  }
+
+ private:
+  uint64_t Below(uint64_t n) { return engine_() % n; }
+  uint64_t Number() { return engine_() >> Below(65) % 64; }  // of every magnitude
+  int64_t Signed() { return static_cast<int64_t>(Number()); }
+  int64_t Size() { return static_cast<int64_t>(Number() >> 1); }
+  std::string Name() {
+    std::string name(1 + Below(kMaxNameBytes), ' ');
+    for (char& c : name) c = static_cast<char>(0x20 + Below(0x5f));
+    return name;
+  }
+  std::string Message() {
+    static const std::vector<std::string> kPieces = {"a", "B", " ", "\n", "\x01", "é", "€", "😀"};
+    std::string message;
+    for (uint64_t i = Below(20); i > 0; --i) message += kPieces[Below(kPieces.size())];
+    return message;
+  }
+  std::vector<TensorHeader> Tensors() {
+    std::vector<TensorHeader> tensors(Below(4) == 0 ? kMaxTensors : Below(3));
+    for (TensorHeader& tensor : tensors) {
+      tensor.name = Name();
+      tensor.dtype = static_cast<DType>(Below(kDTypes.size()));
+      for (uint64_t rank = Below(kMaxRank + 1); rank > 0; --rank) {
+        Shape larger = tensor.shape;
+        larger.push_back(Size() >> 32);
+        if (larger.Elements()) tensor.shape = larger;
+      }
+    }
+    return tensors;
+  }
+  std::vector<TensorDescription> Descriptions() {
+    std::vector<TensorDescription> tensors(Below(3));
+    for (TensorDescription& tensor : tensors) {
+      tensor.name = Name();
+      tensor.dtype = static_cast<DType>(Below(kDTypes.size()));
+      tensor.dims.resize(Below(kMaxRank + 1));
+      for (std::string& dim : tensor.dims) dim = Name();
+      tensor.has_range = Below(2) == 0;
+      if (!tensor.has_range) continue;
+      const int64_t a = Signed(), b = Signed();
+      tensor.low = std::min(a, b);
+      tensor.high = std::max(a, b);
+    }
+    return tensors;
+  }
+  std::vector<int64_t> Sizes() {
+    std::vector<int64_t> sizes(Below(6));
+    for (int64_t& size : sizes) size = Size();
+    return sizes;
+  }
+
+  std::mt19937_64 engine_;
+};
+
+TEST(ProtocolRoundTrip, RandomRequests) {
+  Generator generator(1);
+  std::string encoded;
+  Request decoded;  // reused, as the controller does: nothing may remain of the previous one
+  for (int i = 0; i < 3000; ++i) {
+    const Request request = generator.MakeRequest();
+    EncodeRequest(request, &encoded);
+    const auto result = DecodeRequest(AsBytes(encoded), &decoded);
+    ASSERT_TRUE(result) << i << " " << result.error().field << " " << result.error().message;
+    ASSERT_EQ(decoded, request) << i;
+  }
+}
+
+TEST(ProtocolRoundTrip, RandomReplies) {
+  Generator generator(2);
+  std::string encoded;
+  Reply decoded;
+  for (int i = 0; i < 3000; ++i) {
+    const Reply reply = generator.MakeReply();
+    EncodeReply(reply, &encoded);
+    const auto result = DecodeReply(AsBytes(encoded), &decoded);
+    ASSERT_TRUE(result) << i << " " << result.error().field << " " << result.error().message;
+    ASSERT_EQ(decoded, reply) << i;
+  }
+}
+
+TEST(ProtocolRoundTrip, StatusesThatStayAtHomeGoOutAsInternal) {
+  Reply reply;
+  reply.status = StatusCode::kTimeout;
+  std::string encoded;
+  EncodeReply(reply, &encoded);
+  ASSERT_TRUE(DecodeReply(AsBytes(encoded), &reply));
+  EXPECT_EQ(reply.status, StatusCode::kInternal);
+}
+
+std::string MessageAfterRoundTrip(const std::string& message) {
+  Reply reply;
+  reply.message = message;
+  std::string encoded;
+  EncodeReply(reply, &encoded);
+  EXPECT_TRUE(DecodeReply(AsBytes(encoded), &reply));
+  return reply.message;
+}
+
+TEST(ProtocolText, InvalidUtf8IsReplacedAndLongTextIsCut) {
+  EXPECT_EQ(MessageAfterRoundTrip("a\xff z"), "a? z");
+  EXPECT_EQ(MessageAfterRoundTrip("\xc3\xa9 \xc3"), "\xc3\xa9 ?");
+  EXPECT_EQ(MessageAfterRoundTrip("\xc0\x80"), "??") << "overlong";
+  EXPECT_EQ(MessageAfterRoundTrip("\xe0\x80\x80"), "???") << "overlong";
+  EXPECT_EQ(MessageAfterRoundTrip("\xed\xa0\x80"), "???") << "surrogate";
+  EXPECT_EQ(MessageAfterRoundTrip("\xf0\x80\x80\x80"), "????") << "overlong";
+  EXPECT_EQ(MessageAfterRoundTrip("\xf4\x90\x80\x80"), "????") << "beyond U+10FFFF";
+  EXPECT_EQ(MessageAfterRoundTrip("\xf4\x8f\xbf\xbf"), "\xf4\x8f\xbf\xbf") << "U+10FFFF";
+  EXPECT_EQ(MessageAfterRoundTrip(std::string(kMaxMessageBytes + 1, 'x')), std::string(kMaxMessageBytes, 'x'));
+  EXPECT_EQ(MessageAfterRoundTrip(std::string(kMaxMessageBytes - 1, 'x') + "é"),
+            std::string(kMaxMessageBytes - 1, 'x') + "?");
+}
+
+}  // namespace
+}  // namespace abacus::protocol

@@ -1,0 +1,135 @@
+// Start, drain, stop, and what a controller leaves behind however it ends.
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <thread>
+
+#include "shm/process.h"
+#include "tests/e2e/harness.h"
+
+namespace abacus::test {
+namespace {
+
+// Runs a command line and returns its exit code and everything it printed.
+std::pair<int, std::string> RunLine(const std::string& line) {
+  FILE* pipe = popen((line + " 2>&1").c_str(), "r");
+  std::string output;
+  char buffer[512];
+  while (fgets(buffer, sizeof(buffer), pipe) != nullptr) output += buffer;
+  const int status = pclose(pipe);
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), output};
+}
+
+std::string SegmentPath(const ControllerProcess& controller) { return "/dev/shm/abacus-" + controller.name(); }
+
+TEST(Lifecycle, SigtermAnswersWhatIsInFlightAndLeavesNothing) {
+  ControllerProcess controller(FakeServices("fcfs", 100'000));
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  std::vector<std::future<Result<InferReply>>> accepted;
+  for (int i = 0; i < 5; ++i) accepted.push_back(client->Submit(ImageQuery(i)));
+  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().worker(0).stats.accepted.load() == 5; }));
+  const pid_t worker = controller.worker_pid(0);
+  controller.Signal(SIGTERM);
+  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().header().draining.load() == 1; }));
+  const auto late = client->Infer(ImageQuery(9));
+  ASSERT_TRUE(late);
+  EXPECT_EQ(late->status.code(), StatusCode::kShuttingDown);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(Echoes(accepted[static_cast<size_t>(i)].get(), ImageQuery(i))) << i;
+  EXPECT_EQ(controller.WaitExit(10), 0);
+  EXPECT_NE(access(SegmentPath(controller).c_str(), F_OK), 0);
+  EXPECT_FALSE(ProcessStartTicks(worker).has_value());
+}
+
+TEST(Lifecycle, AnEndOfPatienceStillAnswersEverything) {
+  ControllerProcess::Options options = FakeServices("fcfs", 400'000);
+  options.server += "drain_timeout_ms = 50\n";
+  ControllerProcess controller(options);
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  std::vector<std::future<Result<InferReply>>> accepted;
+  for (int i = 0; i < 4; ++i) accepted.push_back(client->Submit(ImageQuery(i)));
+  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().worker(0).stats.accepted.load() == 4; }));
+  controller.Signal(SIGTERM);
+  int shutting_down = 0;
+  for (auto& future : accepted) {
+    const auto reply = future.get();
+    ASSERT_TRUE(reply) << reply.error().message();
+    EXPECT_FALSE(reply->status.ok());
+    shutting_down += reply->status.code() == StatusCode::kShuttingDown;
+  }
+  EXPECT_EQ(shutting_down, 3) << "all but the one that ran";
+  EXPECT_EQ(controller.WaitExit(10), 0);
+}
+
+TEST(Lifecycle, ASecondControllerOfTheSameNameIsRefused) {
+  ControllerProcess controller(FakeServices());
+  ASSERT_EQ(controller.error(), "");
+  const auto [code, output] = RunLine("ABACUS_RUN_DIR=" + controller.directory().string() + " " +
+                                      controller.command()[0] + " --config " + controller.command()[2]);
+  EXPECT_EQ(code, 1);
+  EXPECT_THAT(output, testing::HasSubstr("runs already (pid " + std::to_string(controller.pid()) + ")"));
+  // Another run directory does not get around it: the segment has a live owner.
+  const auto elsewhere = controller.directory() / "elsewhere";
+  std::filesystem::create_directory(elsewhere);
+  std::filesystem::permissions(elsewhere, std::filesystem::perms::owner_all);
+  const auto [code2, output2] = RunLine("ABACUS_RUN_DIR=" + elsewhere.string() + " " + controller.command()[0] +
+                                        " --config " + controller.command()[2]);
+  EXPECT_EQ(code2, 1);
+  EXPECT_THAT(output2, testing::HasSubstr("belongs to a running controller"));
+  const auto client = ConnectTo(controller.tcp());
+  EXPECT_TRUE(Echoes(client->Infer(ImageQuery(1)), ImageQuery(1)));
+}
+
+TEST(Lifecycle, ATakenPortIsAClearError) {
+  ControllerProcess controller(FakeServices());
+  ASSERT_EQ(controller.error(), "");
+  const auto [code, output] =
+      RunLine("ABACUS_RUN_DIR=" + controller.directory().string() + " " + controller.command()[0] + " --config " +
+              controller.command()[2] + " --set server.name=" + controller.name() + "b --set server.listen=" +
+              controller.tcp());
+  EXPECT_EQ(code, 1);
+  EXPECT_THAT(output, testing::HasSubstr("cannot listen on " + controller.tcp()));
+}
+
+TEST(Lifecycle, WorkersOfAKilledControllerExitAndTheNextStartIsClean) {
+  ControllerProcess controller(FakeServices());
+  ASSERT_EQ(controller.error(), "");
+  const pid_t worker = controller.worker_pid(0);
+  controller.Signal(SIGKILL);
+  EXPECT_EQ(controller.WaitExit(5), 128 + SIGKILL);
+  EXPECT_TRUE(Eventually(5000, [&] { return !ProcessStartTicks(worker).has_value(); })) << "an orphan stayed";
+  ASSERT_EQ(access(SegmentPath(controller).c_str(), F_OK), 0) << "nobody could clean up";
+  const std::string command = "ABACUS_RUN_DIR=" + controller.directory().string() + " timeout -s TERM 2 " +
+                              controller.command()[0] + " --config " + controller.command()[2];
+  const auto [code, output] = RunLine(command);
+  EXPECT_THAT(output, testing::HasSubstr("service text is ready")) << output;
+  EXPECT_THAT(output, testing::HasSubstr("stopped"));
+  EXPECT_NE(access(SegmentPath(controller).c_str(), F_OK), 0);
+}
+
+TEST(Lifecycle, StatusIsReadFromOutside) {
+  ControllerProcess controller(FakeServices());
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(client->Infer(ImageQuery(i)));
+  const std::string status = std::string(ABACUS_BIN_DIR) + "/abacus-status --name " + controller.name();
+  const auto [code, table] = RunLine(status);
+  EXPECT_EQ(code, 0);
+  EXPECT_THAT(table, testing::ContainsRegex("image +" + std::to_string(controller.worker_pid(0)) + " +serving +fake"));
+  EXPECT_THAT(RunLine(status + " --json").second, testing::HasSubstr("\"served\": 10"));
+  EXPECT_EQ(RunLine(std::string(ABACUS_BIN_DIR) + "/abacus-status --name nobody-here").first, 3);
+}
+
+TEST(Lifecycle, TheControllerDoesNotLoadLibTorch) {
+  const auto [code, libraries] = RunLine(std::string("ldd ") + ABACUS_BIN_DIR + "/abacus-controller");
+  EXPECT_EQ(code, 0);
+  EXPECT_THAT(libraries, testing::Not(testing::HasSubstr("torch")));
+  EXPECT_THAT(libraries, testing::Not(testing::HasSubstr("cuda")));
+}
+
+}  // namespace
+}  // namespace abacus::test

@@ -1,0 +1,97 @@
+// Workers that die, fail, hang or cannot load.
+#include <signal.h>
+
+#include "shm/clock.h"
+#include "tests/e2e/harness.h"
+
+namespace abacus::test {
+namespace {
+
+TEST(Workers, ADeadOneFailsItsQueryIsReplacedAndTheOthersGoOn) {
+  ControllerProcess controller(FakeServices("free", 300'000));
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  const pid_t victim = controller.worker_pid(0), other = controller.worker_pid(1);
+  auto doomed = client->Submit(ImageQuery(1));
+  auto safe = client->Submit(TextQuery(1000));
+  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().worker(0).stats.in_flight.load() == 1; }));
+  const uint64_t killed_ns = MonotonicNs();
+  kill(victim, SIGKILL);
+  const auto failed = doomed.get();
+  // The promise is 50 ms; the benchmark measures it, the test only tells it from a time-out.
+  EXPECT_LT(MonotonicNs() - killed_ns, 250 * kNsPerMs);
+  ASSERT_TRUE(failed);
+  EXPECT_EQ(failed->status.code(), StatusCode::kWorkerFailed);
+  EXPECT_THAT(failed->status.message(), testing::HasSubstr("signal 9"));
+  EXPECT_TRUE(Echoes(safe.get(), TextQuery(1000)));
+  EXPECT_EQ(controller.worker_pid(1), other);
+  const InferRequest next = ImageQuery(2);
+  EXPECT_TRUE(Echoes(client->Infer(next), next)) << "the first query after the restart";
+  EXPECT_NE(controller.worker_pid(0), victim);
+  EXPECT_EQ(controller.region().worker(0).stats.restarts.load(), 1u);
+}
+
+TEST(Workers, AQueryThatKillsOrFailsTakesNobodyWithIt) {
+  ControllerProcess controller(FakeServices("free"));
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  const auto failed = client->Infer(TextQuery(667));
+  ASSERT_TRUE(failed);
+  EXPECT_EQ(failed->status.code(), StatusCode::kWorkerFailed);
+  EXPECT_THAT(failed->status.message(), testing::HasSubstr("scripted failure"));
+  EXPECT_EQ(controller.region().worker(1).stats.restarts.load(), 0u) << "an error is no reason to restart";
+  const auto killed = client->Infer(TextQuery(666));
+  ASSERT_TRUE(killed);
+  EXPECT_EQ(killed->status.code(), StatusCode::kWorkerFailed);
+  EXPECT_THAT(killed->status.message(), testing::HasSubstr("exited with code 9"));
+  EXPECT_TRUE(Echoes(client->Infer(TextQuery(1000)), TextQuery(1000)));
+}
+
+TEST(Workers, AHungOneIsEndedAndReplaced) {
+  ControllerProcess controller(FakeServices("free"));
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  const auto hung = client->Infer(TextQuery(668));
+  ASSERT_TRUE(hung);
+  EXPECT_EQ(hung->status.code(), StatusCode::kWorkerFailed);
+  EXPECT_THAT(hung->status.message(), testing::HasSubstr("round_timeout_ms"));
+  EXPECT_TRUE(Echoes(client->Infer(TextQuery(1000)), TextQuery(1000)));
+}
+
+TEST(Workers, AStoppedOneCountsAsHung) {
+  ControllerProcess controller(FakeServices("free"));
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  kill(controller.worker_pid(0), SIGSTOP);
+  const auto hung = client->Infer(ImageQuery(1));
+  ASSERT_TRUE(hung);
+  EXPECT_EQ(hung->status.code(), StatusCode::kWorkerFailed);
+  EXPECT_TRUE(Echoes(client->Infer(ImageQuery(2)), ImageQuery(2)));
+}
+
+TEST(Workers, OneThatKeepsDyingIsGivenUpForAWhile) {
+  ControllerProcess::Options options = FakeServices("free");
+  const std::string many = "max_restarts_per_minute = 500\n";
+  options.config.replace(options.config.find(many), many.size(), "max_restarts_per_minute = 2\n");
+  ControllerProcess controller(options);
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  for (int i = 0; i < 3; ++i) {
+    const auto reply = client->Infer(TextQuery(666));
+    ASSERT_TRUE(reply);
+    EXPECT_EQ(reply->status.code(), StatusCode::kWorkerFailed) << i;
+  }
+  const auto down = client->Infer(TextQuery(1000));
+  ASSERT_TRUE(down);
+  EXPECT_EQ(down->status.code(), StatusCode::kWorkerFailed);
+  EXPECT_THAT(down->status.message(), testing::HasSubstr("next try in"));
+  EXPECT_TRUE(Echoes(client->Infer(ImageQuery(1)), ImageQuery(1))) << "the other service does not notice";
+  const auto health = client->Health();
+  ASSERT_TRUE(health);
+  EXPECT_FALSE(health->ready);
+  EXPECT_EQ(health->services[1].state, "failed");
+  EXPECT_THAT(health->services[1].message, testing::HasSubstr("within a minute"));
+}
+
+}  // namespace
+}  // namespace abacus::test

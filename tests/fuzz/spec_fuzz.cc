@@ -1,0 +1,31 @@
+// Any bytes as a model's TOML: an error or a spec whose buckets and layouts hold together, never a crash.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+
+#include "models/model_spec.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const auto spec = abacus::ParseModelSpec({reinterpret_cast<const char*>(data), size}, "/models/fuzz.toml");
+  if (!spec) {
+    if (spec.error().message().find("/models/fuzz.toml:") != 0) std::abort();
+    return 0;
+  }
+  if (spec->bucket_count() == 0 || spec->bucket_count() > abacus::kMaxBuckets) std::abort();
+  for (size_t i = 0; i < spec->bucket_count(); ++i) {
+    const abacus::Bucket bucket = spec->bucket(i);
+    if (spec->FindBucket(bucket.batch, bucket.sequence) != i) std::abort();
+    const abacus::BlockLayout layout = abacus::LayoutOf(*spec, i);
+    if (layout.inputs.size() != spec->inputs.size() || layout.outputs.size() != spec->outputs.size()) std::abort();
+    uint64_t end = 0;
+    for (const auto* slots : {&layout.inputs, &layout.outputs}) {
+      for (const abacus::TensorSlot& slot : *slots) {
+        if (slot.bytes == 0 || slot.offset_bytes < end) std::abort();
+        end = slot.offset_bytes + slot.bytes;
+      }
+    }
+    if (end > layout.total_bytes || layout.total_bytes >= (uint64_t{1} << 40)) std::abort();
+  }
+  return 0;
+}

