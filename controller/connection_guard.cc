@@ -82,7 +82,10 @@ uint64_t ConnectionGuard::PendingBytes(Connection* connection) {
 
 void ConnectionGuard::Shut(int zmq_fd, Connection* connection, const std::string& why) {
   spdlog::warn("closing client connection {}: {}", zmq_fd, why);
-  shutdown(connection->fd, SHUT_RDWR);
+  // With linger 0 the last close resets the connection, so the peer learns of it even while our window is closed.
+  const linger reset{1, 0};
+  setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+  shutdown(connection->fd, SHUT_RDWR);  // ZeroMQ sees the end and closes its descriptor; we close ours when it says so
   connection->shut = true;
   ++closed_;
 }

@@ -186,6 +186,7 @@ class EndlessSender {
     const std::string property = std::string("\x0bSocket-Type", 12) + std::string("\0\0\0\x06", 4) + "DEALER";
     const std::string ready = std::string("\x05READY", 6) + property;
     Write(greeting + std::string("\x04", 1) + static_cast<char>(ready.size()) + ready);
+    AwaitHandshake();
     std::string frame;
     if (frame_bytes < 256) {
       frame = std::string("\x01", 1) + static_cast<char>(frame_bytes) + std::string(frame_bytes, 'x');
@@ -205,6 +206,13 @@ class EndlessSender {
   uint64_t sent() const { return sent_; }
 
  private:
+  // Frames before the server's READY count as a protocol error: its greeting is 64 bytes, READY comes right behind.
+  void AwaitHandshake() {
+    const timeval limit{5, 0};
+    setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    char buffer[256];
+    for (ssize_t got = 0, n = 1; got <= 64 && n > 0; got += n) n = recv(fd_, buffer, sizeof(buffer), 0);
+  }
   void Write(const std::string& bytes) {
     size_t done = 0;
     while (connected_ && done < bytes.size()) {

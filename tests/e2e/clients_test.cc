@@ -1,4 +1,6 @@
 // Clients that vanish, flood or never read harm only themselves.
+#include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "tests/e2e/harness.h"
@@ -29,22 +31,28 @@ TEST(Clients, OneThatNeverReadsIsBounded) {
                                             "[limits]\nmax_frame_mib = 1\nmax_message_mib = 1\nmax_client_mib = 1\n"
                                             "max_client_queries = 100\n"));
   ASSERT_EQ(controller.error(), "");
-  RawClient raw(controller.tcp());
-  raw.socket().set(zmq::sockopt::rcvhwm, 1);
-  raw.socket().set(zmq::sockopt::sndtimeo, 200);
   RawClient hoarder(controller.tcp());
-  hoarder.socket().set(zmq::sockopt::sndtimeo, 200);
+  std::atomic<bool> stop{false};
+  std::atomic<int> sent{0};
   std::thread flood([&] {
-    for (uint64_t id = 1; id <= 50'000; ++id) hoarder.Send(ImageHeader(id), {std::string(4000, 'x')});
+    for (uint64_t id = 1; !stop; ++id) {
+      if (hoarder.TrySend(ImageHeader(id), std::string(4000, 'x'))) sent.fetch_add(1);
+    }
   });
   const auto client = ConnectTo(controller.tcp());
   uint64_t peak_bytes = 0;
-  for (int i = 0; i < 500; ++i) {
+  int wrong = 0;
+  const auto one_more = [&](int i) {
     const InferRequest request = TextQuery(1000 + i);
-    ASSERT_TRUE(Echoes(client->Infer(request), request)) << "the others are served";
+    wrong += !Echoes(client->Infer(request), request);
     peak_bytes = std::max(peak_bytes, controller.region().header().arena_used_bytes.load());
-  }
+  };
+  int queries = 0;
+  while (queries < 500 || (sent < 5000 && queries < 100'000)) one_more(queries++);
+  stop = true;
   flood.join();
+  EXPECT_EQ(wrong, 0) << "the others are served";
+  EXPECT_GE(sent.load(), 5000);
   EXPECT_LE(peak_bytes, uint64_t{2} << 20) << "one client holds at most max_client_mib";
 }
 
@@ -64,12 +72,12 @@ TEST(Clients, ExceedingTheirOwnLimitIsTypedOverload) {
 }
 
 TEST(Clients, AFullArenaIsTypedOverload) {
-  ControllerProcess::Options options = FakeServices("free", 100'000);
-  options.server = "arena_mib = 1\n";  // 64 blocks of 16 KiB
+  ControllerProcess::Options options = FakeServices("free", 20'000);
+  options.server = "arena_mib = 1\n";  // 128 blocks of 8 KiB
   ControllerProcess controller(options);
   ASSERT_EQ(controller.error(), "");
   RawClient raw(controller.tcp());
-  constexpr int kSent = 100;
+  constexpr int kSent = 200;
   for (uint64_t id = 1; id <= kSent; ++id) raw.Send(ImageHeader(id), {std::string(4000, 'x')});
   int ok = 0, overloaded = 0;
   for (int i = 0; i < kSent; ++i) {
@@ -80,7 +88,7 @@ TEST(Clients, AFullArenaIsTypedOverload) {
   }
   EXPECT_EQ(ok + overloaded, kSent);
   EXPECT_GT(overloaded, 0);
-  EXPECT_GE(ok, 60);
+  EXPECT_GE(ok, 128);
 }
 
 }  // namespace

@@ -105,6 +105,16 @@ class RawClient {
     frames.insert(frames.end(), payloads.begin(), payloads.end());
     Send(frames);
   }
+  // False when the socket cannot take it within 10 ms; nothing was sent then.
+  bool TrySend(const protocol::Request& request, const std::string& payload) {
+    std::string header;
+    protocol::EncodeRequest(request, &header);
+    dealer_.set(zmq::sockopt::sndtimeo, 10);
+    if (!dealer_.send(zmq::buffer(header), zmq::send_flags::sndmore)) return false;
+    dealer_.set(zmq::sockopt::sndtimeo, -1);  // the rest of a started message
+    dealer_.send(zmq::buffer(payload), zmq::send_flags::none);
+    return true;
+  }
   // The next reply's header; its tensors are dropped. nullopt when none comes in time.
   std::optional<protocol::Reply> Receive(int timeout_ms = 5000) {
     dealer_.set(zmq::sockopt::rcvtimeo, timeout_ms);

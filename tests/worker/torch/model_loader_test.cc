@@ -1,0 +1,186 @@
+#include "worker/model_loader.h"
+
+#include <ATen/Functions.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "tests/worker/torch/test_models.h"
+
+namespace abacus {
+namespace {
+
+using test::FloatTensor;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class ModelLoaderTest : public ::testing::Test {
+ protected:
+  // forward() is x W + 1 for x of [batch, 6] and W of [6, 8].
+  ModelSpec MakeLinear() {
+    ModelSpec spec = test::SaveModel(dir_, "linear",
+                                     test::MakeModule(R"(
+def forward(self, x):
+    return torch.matmul(x, self.weight) + 1.0
+)",
+                                                      {{"weight", {6, 8}}}));
+    spec.inputs = {FloatTensor("x", {kBatchDim, 6})};
+    spec.outputs = {FloatTensor("y", {kBatchDim, 8})};
+    return spec;
+  }
+
+  Result<LoadedModel> Load(const ModelSpec& spec) {
+    return LoadModel(spec, at::kCPU, [this](std::string_view stage) { stages_.emplace_back(stage); });
+  }
+  void ExpectRefused(const ModelSpec& spec, const std::string& reason) {
+    const Result<LoadedModel> model = Load(spec);
+    ASSERT_FALSE(model.has_value());
+    EXPECT_EQ(model.error().code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(model.error().message(), AllOf(HasSubstr("model \"" + spec.name + "\""), HasSubstr(reason)));
+  }
+
+  test::TempDir dir_;
+  std::vector<std::string> stages_;
+};
+
+TEST_F(ModelLoaderTest, LoadsAndReportsEveryStep) {
+  const Result<LoadedModel> model = Load(MakeLinear());
+  ASSERT_TRUE(model.has_value()) << model.error().ToString();
+  EXPECT_EQ(model->buckets.size(), 3u);
+  EXPECT_EQ(stages_, (std::vector<std::string>{"load", "freeze", "optimise"}));
+}
+
+TEST_F(ModelLoaderTest, NamesAMissingFile) {
+  ModelSpec spec = MakeLinear();
+  std::filesystem::remove(spec.file);
+  const Result<LoadedModel> model = Load(spec);
+  ASSERT_FALSE(model.has_value());
+  EXPECT_EQ(model.error().code(), StatusCode::kNotFound);
+  EXPECT_THAT(model.error().message(), AllOf(HasSubstr("linear.pt"), HasSubstr("linear.toml")));
+}
+
+TEST_F(ModelLoaderTest, RefusesFilesThatAreNoModel) {
+  const ModelSpec spec = MakeLinear();
+  const auto bytes = std::filesystem::file_size(spec.file);
+  for (const auto size : {bytes - 1, bytes / 2, bytes / 10}) {
+    std::filesystem::resize_file(spec.file, size);
+    ExpectRefused(spec, "not a usable TorchScript file");
+  }
+  std::ofstream(spec.file, std::ios::trunc) << "This is not a zip archive.";
+  ExpectRefused(spec, "not a usable TorchScript file");
+  std::ofstream(spec.file, std::ios::trunc).flush();
+  ExpectRefused(spec, "not a usable TorchScript file");
+}
+
+TEST_F(ModelLoaderTest, AFlippedByteIsRefusedOrHarmless) {
+  const ModelSpec spec = MakeLinear();
+  std::string original(std::filesystem::file_size(spec.file), '\0');
+  std::ifstream(spec.file, std::ios::binary).read(original.data(), static_cast<std::streamsize>(original.size()));
+  size_t refused = 0;
+  for (size_t at = 0; at < original.size(); at += original.size() / 40 + 1) {
+    std::string damaged = original;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x5a);
+    std::ofstream(spec.file, std::ios::binary | std::ios::trunc) << damaged;
+    const Result<LoadedModel> model = Load(spec);  // returns, with a model or with an error: no crash
+    refused += model.has_value() ? 0 : 1;
+  }
+  EXPECT_GT(refused, 0u);
+}
+
+TEST_F(ModelLoaderTest, RefusesOutputsThatContradictTheToml) {
+  ModelSpec spec = MakeLinear();
+  spec.outputs = {FloatTensor("y", {kBatchDim, 9})};
+  ExpectRefused(spec, "output \"y\" at batch 1 is Float [1, 8], its TOML declares Float [1, 9]");
+  spec.outputs = {{"y", DType::kFloat64, {kBatchDim, 8}, {}, 0}};
+  ExpectRefused(spec, "its TOML declares Double [1, 8]");
+  spec.outputs = {FloatTensor("y", {kBatchDim, 8}), FloatTensor("z", {kBatchDim, 8})};
+  ExpectRefused(spec, "the model returns 1 outputs, its TOML declares 2");
+}
+
+TEST_F(ModelLoaderTest, RefusesInputsThatContradictTheToml) {
+  ModelSpec spec = MakeLinear();
+  spec.inputs.push_back(FloatTensor("second", {kBatchDim, 6}));
+  ExpectRefused(spec, "forward() takes 1 inputs");
+  spec.inputs = {FloatTensor("x", {kBatchDim, 5})};
+  ExpectRefused(spec, "at batch 1: forward() failed");
+}
+
+TEST_F(ModelLoaderTest, RefusesAnOutputOfTheWrongShapeInTheLargestBucketOnly) {
+  ModelSpec spec = test::SaveModel(dir_, "clipped", test::MakeModule(R"(
+def forward(self, x):
+    return torch.relu(x[:2])
+)"));
+  spec.inputs = {FloatTensor("x", {kBatchDim, 6})};
+  spec.outputs = {FloatTensor("y", {kBatchDim, 6})};
+  ExpectRefused(spec, "at batch 4 is Float [2, 6]");
+}
+
+TEST_F(ModelLoaderTest, RefusesAFrozenGraphOutsideTheTolerance) {
+  // Freezing folds the batch norm into the convolution, which changes the last bits.
+  const std::string forward = R"(
+def forward(self, x):
+    y = torch.conv2d(x, self.weight)
+    return torch.batch_norm(y, self.scale, self.shift, self.mean, self.variance, False, 0.1, 1e-05, False)
+)";
+  torch::jit::Module module =
+      test::MakeModule("def unused(self, x):\n    return x\n",
+                       {{"weight", {8, 3, 3, 3}}, {"scale", {8}}, {"shift", {8}}, {"mean", {8}}});
+  module.register_buffer("variance", at::full({8}, 0.3));
+  module.define(forward);
+  ModelSpec spec = test::SaveModel(dir_, "batch-norm", module);
+  spec.inputs = {FloatTensor("x", {kBatchDim, 3, 8, 8})};
+  spec.outputs = {FloatTensor("y", {kBatchDim, 8, 6, 6})};
+  EXPECT_TRUE(Load(spec).has_value());
+  spec.tolerance = 0;
+  ExpectRefused(spec, "freezing the module changed the model: output \"y\" at batch 1 differs from the reference by ");
+}
+
+TEST_F(ModelLoaderTest, ServesTheFrozenGraphWhenOptimisingItFailsTheCheck) {
+  // Freezing leaves a lone convolution as it is; oneDNN's blocked layout sums in another order.
+  ModelSpec spec = test::SaveModel(dir_, "convolution",
+                                   test::MakeModule(R"(
+def forward(self, x):
+    return torch.relu(torch.conv2d(torch.relu(torch.conv2d(x, self.first)), self.second))
+)",
+                                                    {{"first", {32, 3, 3, 3}}, {"second", {32, 32, 3, 3}}}));
+  spec.inputs = {FloatTensor("x", {kBatchDim, 3, 16, 16})};
+  spec.outputs = {FloatTensor("y", {kBatchDim, 32, 12, 12})};
+  spec.tolerance = 0;
+  const Result<LoadedModel> model = Load(spec);
+  ASSERT_TRUE(model.has_value()) << model.error().ToString();
+  if (stages_.size() == 3) GTEST_SKIP() << "on this processor the optimised graph gives the very same bits";
+  EXPECT_THAT(stages_, ::testing::Contains(AllOf(HasSubstr("warning: serving the frozen module"),
+                                                 HasSubstr("optimize_for_inference changed the model"))));
+  for (const torch::jit::Node* node : model->graph->nodes()) {
+    EXPECT_STRNE(node->kind().toQualString(), "prim::mkldnn_convolution");
+  }
+}
+
+TEST_F(ModelLoaderTest, RefusesAModelThatKeepsState) {
+  torch::jit::Module module = test::MakeModule("def unused(self, x):\n    return x\n");
+  module.register_attribute("calls", c10::IntType::get(), int64_t{0});
+  module.define(R"(
+def forward(self, x):
+    self.calls = self.calls + 1
+    return x * float(self.calls)
+)");
+  ModelSpec spec = test::SaveModel(dir_, "counter", module);
+  spec.inputs = spec.outputs = {FloatTensor("x", {kBatchDim, 6})};
+  ExpectRefused(spec, "forward() changes attributes");
+}
+
+TEST_F(ModelLoaderTest, RefusesABufferThatIsUpdatedInPlace) {
+  ModelSpec spec = test::SaveModel(dir_, "running-mean",
+                                   test::MakeModule(R"(
+def forward(self, x):
+    self.mean.add_(torch.mean(x, 0) * 0.1)
+    return x - self.mean
+)",
+                                                    {{"mean", {6}}}));
+  spec.inputs = spec.outputs = {FloatTensor("x", {kBatchDim, 6})};
+  ExpectRefused(spec, "forward() changes attributes");
+}
+
+}  // namespace
+}  // namespace abacus

@@ -1,0 +1,44 @@
+// Owners of CUDA runtime objects, and CUDA errors as Status.
+//
+// Thread rule: plain owners. Destructors ignore errors: after a sticky error every CUDA call fails, and the process is
+// about to exit.
+#ifndef ABACUS_WORKER_CUDA_RAII_H_
+#define ABACUS_WORKER_CUDA_RAII_H_
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "shm/status.h"
+
+namespace abacus {
+
+// WORKER_FAILED with `what` (the call and its object) and CUDA's name and text of the error; OK for cudaSuccess.
+inline Status CudaStatus(cudaError_t error, std::string_view what) {
+  if (error == cudaSuccess) return Status::Ok();
+  return {StatusCode::kWorkerFailed,
+          std::string(what) + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error)};
+}
+
+struct CudaGraphDeleter {
+  void operator()(cudaGraph_t graph) const { (void)cudaGraphDestroy(graph); }
+};
+struct CudaGraphExecDeleter {
+  void operator()(cudaGraphExec_t exec) const { (void)cudaGraphExecDestroy(exec); }
+};
+struct CudaEventDeleter {
+  void operator()(cudaEvent_t event) const { (void)cudaEventDestroy(event); }
+};
+using UniqueCudaGraph = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, CudaGraphDeleter>;
+using UniqueCudaGraphExec = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, CudaGraphExecDeleter>;
+using UniqueCudaEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, CudaEventDeleter>;
+
+}  // namespace abacus
+
+// Leaves the enclosing function (returning Status or Result) when a CUDA call fails; the message quotes the call.
+#define ABACUS_RETURN_IF_CUDA_ERROR(call) ABACUS_RETURN_IF_ERROR(::abacus::CudaStatus((call), #call))
+
+#endif  // ABACUS_WORKER_CUDA_RAII_H_

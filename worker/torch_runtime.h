@@ -1,0 +1,23 @@
+// TorchRuntime: a ModelRuntime made from a TorchScript file, on the CPU (InterpreterRuntime) or a GPU (GraphRuntime).
+//
+// Free of LibTorch headers, so that the worker's main program compiles in seconds.
+// Thread rule, ownership and errors: as ModelRuntime.
+#ifndef ABACUS_WORKER_TORCH_RUNTIME_H_
+#define ABACUS_WORKER_TORCH_RUNTIME_H_
+
+#include <cstdint>
+
+#include "worker/model_runtime.h"
+
+namespace abacus {
+
+class TorchRuntime : public ModelRuntime {
+ public:
+  // Runs the whole model the way it would run if ranges did not exist: the graph as captured, or the frozen module's
+  // graph as loaded. The check command compares ranges with it. Ends a job in progress.
+  virtual Status RunUncut(uint32_t bucket, const JobTensors& tensors) = 0;
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_WORKER_TORCH_RUNTIME_H_
