@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -14,6 +15,10 @@ namespace abacus::bench {
 // Each adds its subcommand; running it sets *exit_code.
 void AddRingBench(CLI::App& app, int* exit_code);
 void AddFrontendBench(CLI::App& app, int* exit_code);
+void AddLifecycleBench(CLI::App& app, int* exit_code);
+
+// Folder of the running program, where the other programs are too.
+std::filesystem::path BinDir();
 
 // Value at quantile q (0..1) of sorted samples.
 inline uint64_t Quantile(const std::vector<uint64_t>& sorted, double q) {

@@ -34,11 +34,6 @@ struct FrontendOptions {
 
 constexpr int64_t kPayloadElements = 3 * 224 * 224;  // float32: 602,112 bytes
 
-std::filesystem::path BinDir() {
-  std::error_code error;
-  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
-}
-
 // Echoes whole messages until it is killed.
 [[noreturn]] void Echo(int report_fd) {
   zmq::context_t context(1);

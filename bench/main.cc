@@ -3,12 +3,18 @@
 
 #include "bench/bench.h"
 
+std::filesystem::path abacus::bench::BinDir() {
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+}
+
 int main(int argc, char** argv) {
   CLI::App app("Abacus benchmarks");
   app.require_subcommand(1);
   int exit_code = 0;
   abacus::bench::AddRingBench(app, &exit_code);
   abacus::bench::AddFrontendBench(app, &exit_code);
+  abacus::bench::AddLifecycleBench(app, &exit_code);
   CLI11_PARSE(app, argc, argv);
 #ifndef NDEBUG
   fmt::print(stderr, "warning: this is a debug build; its figures mean nothing\n");
