@@ -42,39 +42,38 @@ struct Objection {
   std::string message;
 };
 
-// What toml++ 3.3 must not be given, found before it looks: dotted keys without end (it would overflow the stack when
-// the document is destroyed), and characters beyond ASCII outside strings and comments (undefined behaviour in its
-// search for blanks). Multi-line strings and quotes inside words are refused, too, so that what is a string or a
-// comment here is one to toml++.
-std::optional<Objection> FindObjection(std::string_view text) {
+// Keeps from toml++ 3.3 what it cannot take: dotted keys without end (it would overflow the stack when the document is
+// destroyed) and characters beyond ASCII where it looks for blanks (undefined behaviour). So those are blanked in
+// comments and refused elsewhere; strings write them as \u escapes. Multi-line strings are refused, too: without them,
+// comments and strings can be told apart line by line.
+std::optional<Objection> MakeSafe(std::string* text) {
   enum class State : uint8_t { kPlain, kComment, kBasicString, kLiteralString };
-  constexpr std::string_view kBeforeString = " \t\n=[{,.";
   State state = State::kPlain;
   size_t line = 1;
   size_t dots = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\n') {
+  for (size_t i = 0; i < text->size(); ++i) {
+    char& c = (*text)[i];
+    if (static_cast<unsigned char>(c) > 0x7f) {
+      if (state != State::kComment) {
+        return Objection{line, "characters beyond ASCII are accepted only in comments; in a string write \\uXXXX"};
+      }
+      c = '?';
+    } else if (c == '\n') {
       state = State::kPlain;
       ++line;
       dots = 0;
     } else if (state == State::kBasicString) {
       if (c == '"') state = State::kPlain;
-      if (c == '\\' && i + 1 < text.size() && text[i + 1] != '\n') ++i;
+      if (text->compare(i, 2, "\\\"") == 0 || text->compare(i, 2, "\\\\") == 0) ++i;
     } else if (state == State::kLiteralString) {
       if (c == '\'') state = State::kPlain;
     } else if (state == State::kPlain) {
-      const std::string_view three = text.substr(i, 3);
-      if (three == "\"\"\"" || three == "'''") return Objection{line, "multi-line strings are not accepted"};
-      if ((c == '"' || c == '\'') && i > 0 && kBeforeString.find(text[i - 1]) == std::string_view::npos) {
-        return Objection{line, "a quote stands where no string can begin"};
+      if (text->compare(i, 3, "\"\"\"") == 0 || text->compare(i, 3, "'''") == 0) {
+        return Objection{line, "multi-line strings are not accepted"};
       }
       if (c == '#') state = State::kComment;
       if (c == '"') state = State::kBasicString;
       if (c == '\'') state = State::kLiteralString;
-      if (static_cast<unsigned char>(c) > 0x7f) {
-        return Objection{line, "characters beyond ASCII are accepted only in strings and comments"};
-      }
       if (c == '.' && ++dots > kMaxDotsPerLine) {
         return Objection{line, "more than " + std::to_string(kMaxDotsPerLine) + " dots; no key nests that deep"};
       }
@@ -154,10 +153,11 @@ Result<toml::table> ParseToml(std::string_view text, std::string_view source) {
   }
   constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
   if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
-  if (const std::optional<Objection> objection = FindObjection(text)) {
+  std::string safe(text);
+  if (const std::optional<Objection> objection = MakeSafe(&safe)) {
     return fail(objection->line, objection->message);
   }
-  toml::parse_result parsed = toml::parse(text, source);
+  toml::parse_result parsed = toml::parse(std::string_view(safe), source);
   if (!parsed) {
     const toml::parse_error& error = parsed.error();
     return Error(StatusCode::kInvalidArgument,

@@ -166,7 +166,11 @@ Result<torch::jit::Module> LoadPlainModule(const ModelSpec& spec, at::Device dev
                  context + "no such file; export the model or correct `file` in " + spec.toml_path.string());
   }
   try {
-    torch::jit::Module module = torch::jit::load(spec.file.string(), device);
+    // Not loaded onto a GPU directly: that would move the graph's constants too, and a number that a shape is computed
+    // with (on the CPU) would be copied back from the GPU in every run, which no CUDA graph can capture.
+    const std::optional<c10::Device> onto = device.is_cuda() ? std::nullopt : std::optional(device);
+    torch::jit::Module module = torch::jit::load(spec.file.string(), onto);
+    module.to(device);
     module.eval();
     const std::optional<torch::jit::Method> forward = module.find_method("forward");
     if (!forward) return Error(StatusCode::kInvalidArgument, context + "the module has no forward()");

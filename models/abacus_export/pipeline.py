@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 import warnings
@@ -32,6 +33,7 @@ from .spec import (
 # Largest accepted |optimised - plain| / max|plain|, by the type that the module computes in.
 TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 DEFAULT_TOLERANCE = 1e-3
+ROUNDING_MARGIN = 3.0
 
 Progress = Callable[[str], None]
 
@@ -60,7 +62,7 @@ def export(
     with torch.inference_mode():
         runner = _Runner(built, device, seed)
         outputs = runner.discover_outputs(batch, sequence)
-        spec = ModelSpec(name, runner.tolerance(), built.inputs, outputs, batch, sequence)
+        spec = ModelSpec(name, runner.tolerance(batch, sequence), built.inputs, outputs, batch, sequence)
         progress("to TorchScript")
         script = runner.to_torchscript(batch, sequence)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as directory:
@@ -102,7 +104,24 @@ class _Runner:
         self.device = device
         self.seed = seed
 
-    def tolerance(self) -> float:
+    def tolerance(self, batches: tuple[int, ...], sequences: tuple[int, ...]) -> float:
+        """What an optimised form may differ by: the usual for the dtype, or more where the model itself rounds more.
+
+        Folding and fusing reorder roundings, so their effect is of the size of the model's own rounding error: the
+        difference between half and single precision, which depends on depth and weights.
+        """
+        usual = self._usual_tolerance()
+        if not any(tensor.dtype == torch.float16 for tensor in self.built.module.parameters()):
+            return usual
+        single = copy.deepcopy(self.built.module).float()
+        inputs = self.inputs(batches[0], sequences[0] if sequences else 0)
+        wide = [x.float() if x.dtype == torch.float16 else x for x in inputs]
+        half_outputs = self.run(self.built.module, inputs, "module").values()
+        single_outputs = self.run(single, wide, "module in single precision").values()
+        errors = [_relative_error(a, b) for a, b in zip(single_outputs, half_outputs, strict=True)]
+        return max(usual, float(f"{ROUNDING_MARGIN * max(errors):.2g}"))
+
+    def _usual_tolerance(self) -> float:
         dtypes = [tensor.dtype for tensor in self.built.module.parameters()]
         dtypes += [getattr(torch, tensor.dtype) for tensor in self.built.inputs]
         return max((TOLERANCE.get(dtype, DEFAULT_TOLERANCE) for dtype in dtypes), default=DEFAULT_TOLERANCE)

@@ -92,28 +92,36 @@ def _image_model(model: nn.Module, size: int, options: Options) -> Built:
 
 
 def _calibrate_batch_norm(model: nn.Module, size: int, options: Options) -> None:
-    """Takes batch-norm statistics from random images.
+    """Scales every batch norm to random images, so that the network computes in the range of a trained one.
 
     With the initial statistics (mean 0, variance 1) a deep random network's activations grow from layer to layer until
-    fp16 overflows to infinity and NaN; with its own statistics every batch norm gives values of size one.
+    fp16 overflows to infinity and NaN. The second moment as variance, with mean 0, keeps them at size one; taking the
+    mean away as well would magnify the differences between inputs, and rounding errors with them, at every layer. Like
+    in trained networks the residual branches are made weaker than what they add to.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if not norms:
         return
+
+    def scale(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor, ...]) -> None:
+        norm.running_mean.zero_()
+        norm.running_var.copy_(inputs[0].square().mean((0, 2, 3)))
+
     model.eval().to(options.device, torch.float32)
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0  # the statistics are those of the images that follow
+    for block in model.modules():
+        if hasattr(block, "bn3") and hasattr(block, "downsample"):  # torchvision's Bottleneck
+            nn.init.constant_(block.bn3.weight, 0.25)
+    handles = [norm.register_forward_pre_hook(scale) for norm in norms]
     with torch.no_grad():
         model(_varied_images(size, options.seed).to(options.device))
-    model.eval()
+    for handle in handles:
+        handle.remove()
 
 
 def _varied_images(size: int, seed: int) -> torch.Tensor:
     """Coarse patterns plus grain, from faint to strong.
 
-    They must differ as much as real inputs do. Deep in a random network images of one kind look alike, so statistics
-    of such images have a tiny variance, and any other image would come out a thousand times too large.
+    They differ as much as real inputs do, so the scales taken from them hold for other images too.
     """
     generator = torch.Generator().manual_seed(seed)
     coarse = nn.functional.interpolate(torch.randn(8, 3, 5, 5, generator=generator), size, mode="bilinear")

@@ -160,19 +160,18 @@ TEST(ParseTomlTest, NamesTheLineOfWhatItRefuses) {
       {"a = 1\n\na = 2\n", "f.toml:3: ", "'a'"},
       {"[a]\n[b]\n[a]\n", "f.toml:3: ", "'a'"},
       {"\na = 99999999999999999999\n", "f.toml:2: ", "not valid TOML"},
-      {"a = \"\xff\"\n", "f.toml:1: ", "not valid TOML"},
+      {"a = \"\xff\"\n", "f.toml:1: ", "beyond ASCII"},
       {std::string("a = \"\0\"\n", 8), "f.toml:1: ", "not valid TOML"},
       {"a = " + std::string(100'000, '['), "f.toml:1: ", "nest"},
       {"a = " + Repeat("{a=", 50'000), "f.toml:1: ", "nest"},
       {"\n" + Repeat("a.", 50'000) + "a = 1", "f.toml:2: ", "dots"},
       {"\na = {" + Repeat("a.", 65), "f.toml:2: ", "dots"},
-      {"# \u00e4\na = '\u00e4'\n\u00e4 = 1", "f.toml:3: ", "beyond ASCII"},
-      {"a = \"x\\\"\" \u00e4", "f.toml:1: ", "beyond ASCII"},
-      {"a = 'x\\' \u00e4", "f.toml:1: ", "beyond ASCII"},
+      {"# \u00e4\na = 'x'\n\u00e4 = 1", "f.toml:3: ", "beyond ASCII"},
+      {"a = \"x\\\"\u00e4\"", "f.toml:1: ", "beyond ASCII"},
+      {"a = \"\\\u00e4\"", "f.toml:1: ", "beyond ASCII"},
+      {"a = 'x # \u00e4'", "f.toml:1: ", "beyond ASCII"},
+      {"a = 1[\"\u00e4\"]", "f.toml:1: ", "beyond ASCII"},
       {"\xef\xbb\xbf a = 1 \xef\xbb\xbf", "f.toml:1: ", "beyond ASCII"},
-      {"a = 'x\n\u00e4", "f.toml:2: ", "beyond ASCII"},
-      {"a = 1\"\u00e4\"", "f.toml:1: ", "no string can begin"},
-      {"\na = 'x''y'", "f.toml:2: ", "no string can begin"},
       {"\na = \"\"\"x\"\"\"", "f.toml:2: ", "multi-line"},
       {"a = '''x'''", "f.toml:1: ", "multi-line"},
       {std::string(kMaxTomlBytes + 1, '\n'), "f.toml:1: ", "256 KiB"},
@@ -186,11 +185,11 @@ TEST(ParseTomlTest, NamesTheLineOfWhatItRefuses) {
   }
 }
 
-TEST(ParseTomlTest, AcceptsAnyTextInStringsAndComments) {
+TEST(ParseTomlTest, AcceptsAnyTextInCommentsAndEscapesInStrings) {
   const std::string dots(200, '.');
   const Result<toml::table> parsed =
-      ParseToml("\xef\xbb\xbf# \u00e4 \"\"\" " + dots +
-                    "\r\na = \"\u00e4 # ''' \\\\\" # \u4e2d\nb = 'x\\' # \"\nc = '" + dots + "'",
+      ParseToml("\xef\xbb\xbf# \u00e4 \"\"\" ''' \xff " + dots +
+                    "\r\na = \"\\u00e4 # ''' \\\\\" # \u4e2d\nb = 'x\\' # \"\nc = '" + dots + "'",
                 "f.toml");
   ASSERT_TRUE(parsed) << parsed.error().message();
   EXPECT_EQ(parsed->get_as<std::string>("a")->get(), "\u00e4 # ''' \\");
