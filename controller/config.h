@@ -36,7 +36,7 @@ struct LimitsConfig {           // [limits]
   uint64_t max_client_bytes = 128ull << 20;            // key max_client_mib: accepted, not yet answered and read
   uint32_t max_client_queries = 4096;
   uint32_t max_clients = 1024;
-  uint32_t max_queries = 65536;                        // over all clients, power of two not needed
+  uint32_t max_queries = 16384;                        // over all clients
 };
 
 struct SchedulerConfig {        // [scheduler]

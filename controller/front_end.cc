@@ -287,7 +287,8 @@ void FrontEnd::HandleInfer(Client* client, size_t payload_frames) {
   }
   TensorArena::Block block;
   if (block_bytes > 0) {
-    const auto allocated = arena_.Allocate(block_bytes);
+    const auto allocated =
+        arena_ready_.load(std::memory_order_acquire) ? arena_.Allocate(block_bytes) : std::nullopt;
     if (!allocated) {
       Refuse(client, id, StatusCode::kOverloaded, "", "the tensor arena is full (arena_mib); retry later");
       return;

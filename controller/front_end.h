@@ -6,7 +6,7 @@
 // read, so a client that floods and never reads is cut off (its messages are dropped) once it holds
 // 2 * max_client_queries unread replies; the others do not notice.
 //
-// Thread rule: everything on the front end's own thread, except Wake (any thread), SetDraining and InUse.
+// Thread rule: everything on the front end's own thread, except Wake, SetArenaReady, SetDraining and InUse.
 #ifndef ABACUS_CONTROLLER_FRONT_END_H_
 #define ABACUS_CONTROLLER_FRONT_END_H_
 
@@ -51,6 +51,8 @@ class FrontEnd {
 
   void Run(const std::atomic<bool>& stop);
   void Wake() { waker_.Wake(); }
+  // The arena's memory is there; until then queries with tensors get OVERLOADED.
+  void SetArenaReady() { arena_ready_.store(true, std::memory_order_release); }
   // From now on new queries get SHUTTING_DOWN.
   void SetDraining() { draining_.store(true, std::memory_order_release); }
   // Queries and refusals whose reply has not left yet.
@@ -100,6 +102,7 @@ class FrontEnd {
   uint64_t next_sweep_ns_ = 0;
   bool submitted_any_ = false;
   uint32_t accepted_ = 0;  // queries whose reply has not left
+  std::atomic<bool> arena_ready_{false};
   std::atomic<bool> draining_{false};
   std::atomic<uint32_t> in_use_{0};
 

@@ -125,6 +125,15 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
                static_cast<double>(MonotonicNs() - process_start_ns) * 1e-6, config.scheduler.policy,
                config.services.size());
   supervisor.StartAll();
+  // While the workers load; they touch the arena only after that.
+  const Status reserved = (*region)->ReserveArena();
+  if (reserved.ok()) {
+    (*front_end)->SetArenaReady();
+    spdlog::info("{} MiB of shared memory reserved after {:.1f} ms", config.server.arena_bytes >> 20,
+                 static_cast<double>(MonotonicNs() - process_start_ns) * 1e-6);
+  } else {
+    kill(getpid(), SIGTERM);  // the way out below ends the workers, too
+  }
   while (!supervisor.Poll(kPollMs, signal_fd)) {
   }
   ConsumeSignal(signal_fd);
@@ -158,7 +167,7 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
   front_thread.join();
   close(signal_fd);
   spdlog::info("stopped");
-  return Status::Ok();
+  return reserved;
 }
 
 }  // namespace abacus

@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <boost/interprocess/shared_memory_object.hpp>
 #include <cstring>
 #include <new>
 #include <thread>
@@ -38,6 +37,18 @@ Existing Classify(const std::string& shm_name) {
   }
 }
 
+// fallocate, not truncate: claims the pages now. EINTR is retried; anything else means that there is no room.
+Status Claim(const bip::shared_memory_object& object, uint64_t offset_bytes, uint64_t bytes, const std::string& shown) {
+  int rc = 0;
+  do {
+    rc = posix_fallocate(object.get_mapping_handle().handle, static_cast<off_t>(offset_bytes),
+                         static_cast<off_t>(bytes));
+  } while (rc == EINTR);
+  if (rc == 0) return Status::Ok();
+  return {StatusCode::kUnavailable, "cannot reserve " + std::to_string(bytes >> 20) + " MiB for " + shown + ": " +
+                                        std::strerror(rc) + "; free space there or lower [server] arena_mib"};
+}
+
 }  // namespace
 
 bool OwnerAlive(const SegmentHeader& header) {
@@ -45,8 +56,17 @@ bool OwnerAlive(const SegmentHeader& header) {
   return ticks && *ticks == header.owner_start_ticks;
 }
 
-Region::Region(std::string shm_name, bool owner, bip::mapped_region mapping, size_t worker_count)
-    : shm_name_(std::move(shm_name)), owner_(owner), mapping_(std::move(mapping)), worker_count_(worker_count) {}
+Region::Region(std::string shm_name, bool owner, bip::shared_memory_object object, bip::mapped_region mapping,
+               size_t worker_count)
+    : shm_name_(std::move(shm_name)),
+      owner_(owner),
+      object_(std::move(object)),
+      mapping_(std::move(mapping)),
+      worker_count_(worker_count) {}
+
+Status Region::ReserveArena() {
+  return Claim(object_, ArenaOffset(), mapping_.get_size() - ArenaOffset(), "/dev/shm/" + shm_name_);
+}
 
 Region::~Region() { Unlink(); }
 
@@ -75,16 +95,10 @@ Result<std::unique_ptr<Region>> Region::Create(const std::string& name, size_t w
     bip::permissions owner_only(0600);
     bip::shared_memory_object object(bip::create_only, shm_name.c_str(), bip::read_write, owner_only);
     const uint64_t total_bytes = ArenaOffset() + arena_bytes;
-    // fallocate, not truncate: claims the pages now. EINTR is retried; anything else means there is no room.
-    int rc = 0;
-    do {
-      rc = posix_fallocate(object.get_mapping_handle().handle, 0, static_cast<off_t>(total_bytes));
-    } while (rc == EINTR);
-    if (rc != 0) {
+    object.truncate(static_cast<bip::offset_t>(total_bytes));  // sparse
+    if (Status claimed = Claim(object, 0, ArenaOffset(), shown); !claimed.ok()) {
       bip::shared_memory_object::remove(shm_name.c_str());
-      return Error(StatusCode::kUnavailable, "cannot reserve " + std::to_string(total_bytes >> 20) + " MiB for " + shown +
-                                                 ": " + std::strerror(rc) +
-                                                 "; free space there or lower [server] arena_mib");
+      return Error(std::move(claimed));
     }
     bip::mapped_region mapping(object, bip::read_write);
     auto* base = static_cast<std::byte*>(mapping.get_address());
@@ -99,7 +113,7 @@ Result<std::unique_ptr<Region>> Region::Create(const std::string& name, size_t w
     header->owner_start_ticks = ProcessStartTicks(getpid()).value_or(0);
     header->started_ns = MonotonicNs();
     header->layout_version.store(kLayoutVersion, std::memory_order_release);  // SYNC POINT: pairs with Open's acquire
-    return std::unique_ptr<Region>(new Region(shm_name, true, std::move(mapping), worker_count));
+    return std::unique_ptr<Region>(new Region(shm_name, true, std::move(object), std::move(mapping), worker_count));
   } catch (const bip::interprocess_exception& e) {
     return Error(StatusCode::kUnavailable, "cannot create " + shown + ": " + e.what());
   }
@@ -128,7 +142,7 @@ Result<std::unique_ptr<Region>> Region::Open(const std::string& name, Access acc
           if (header.total_bytes != mapping.get_size() || workers > kMaxWorkers) {
             return Error(StatusCode::kUnavailable, shown + " is damaged: its size does not match its header");
           }
-          return std::unique_ptr<Region>(new Region(shm_name, false, std::move(mapping), workers));
+          return std::unique_ptr<Region>(new Region(shm_name, false, std::move(object), std::move(mapping), workers));
         }
       }
     } catch (const bip::interprocess_exception& e) {

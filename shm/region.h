@@ -1,7 +1,8 @@
 // Region: the mapped shared-memory segment, as its owner (the controller) or as a guest (workers, the inspector).
 //
-// Ownership: Create makes /dev/shm/abacus-NAME with mode 0600 and removes it when destroyed. The bytes are allocated at
-// creation, so a full /dev/shm fails the start and never raises SIGBUS later. A segment left by a dead owner is
+// Ownership: Create makes /dev/shm/abacus-NAME with mode 0600 and removes it when destroyed. The header and the worker
+// blocks are allocated there and then, the arena by ReserveArena (which takes about 0.3 ms a MiB), and nobody may touch
+// it before: so a full /dev/shm fails the start and never raises SIGBUS later. A segment left by a dead owner is
 // recognised (owner pid and start time) and replaced; one with a live owner is refused with kAlreadyExists.
 // The layout version is published last: an opener that finds it missing waits up to its deadline, then gives up.
 //
@@ -10,6 +11,7 @@
 #define ABACUS_SHM_REGION_H_
 
 #include <boost/interprocess/mapped_region.hpp>
+#include <boost/interprocess/shared_memory_object.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -45,15 +47,20 @@ class Region {
   std::span<std::byte> arena() const { return {base() + ArenaOffset(), mapping_.get_size() - ArenaOffset()}; }
   size_t worker_count() const { return worker_count_; }
 
+  // Owner only: claims the memory of the arena. kUnavailable: /dev/shm is full.
+  Status ReserveArena();
+
   // Gives the name back without touching live mappings; the destructor then removes nothing.
   void Unlink();
 
  private:
-  Region(std::string shm_name, bool owner, boost::interprocess::mapped_region mapping, size_t worker_count);
+  Region(std::string shm_name, bool owner, boost::interprocess::shared_memory_object object,
+         boost::interprocess::mapped_region mapping, size_t worker_count);
   std::byte* base() const { return static_cast<std::byte*>(mapping_.get_address()); }
 
   std::string shm_name_;
   bool owner_;
+  boost::interprocess::shared_memory_object object_;
   boost::interprocess::mapped_region mapping_;
   size_t worker_count_;
 };

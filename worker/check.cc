@@ -98,10 +98,12 @@ struct BucketReport {
   double max_difference = 0;
   double plain_difference = 0;  // relative, uncut run against the plain module
   std::string error;            // the uncut run differs from the plain module
-  std::array<double, 4> time_us{};
+  std::array<double, 6> time_us{};
   bool ok() const { return different == 0 && error.empty(); }
 };
-constexpr std::array<const char*, 4> kTimeNames = {"whole", "full_range", "two_slices", "four_slices"};
+// The last two wait after every slice, as serving does; the others wait once, at the end.
+constexpr std::array<const char*, 6> kTimeNames = {"whole",       "full_range",        "two_slices",
+                                                   "four_slices", "two_slices_waited", "four_slices_waited"};
 
 class Checker {
  public:
@@ -213,16 +215,21 @@ class Checker {
     return Status::Ok();
   }
 
-  // The four ways take turns, so that a drift of the machine's speed meets all alike.
+  // The ways take turns, so that a drift of the machine's speed meets all alike.
   Status Time(uint32_t bucket, BucketReport* report) {
     const std::vector<uint32_t>& cuts = runtime_->ranges(bucket).cuts;
-    const std::array<std::vector<uint32_t>, 4> chains = {std::vector<uint32_t>{}, EvenChain(cuts, 1),
-                                                         EvenChain(cuts, 2), EvenChain(cuts, 4)};
-    std::array<std::vector<uint64_t>, 4> times_ns;
+    const std::array<std::vector<uint32_t>, 6> chains = {std::vector<uint32_t>{}, EvenChain(cuts, 1),
+                                                         EvenChain(cuts, 2),      EvenChain(cuts, 4),
+                                                         EvenChain(cuts, 2),      EvenChain(cuts, 4)};
+    const auto run = [&](size_t way) {
+      if (way == 0) return runtime_->RunUncut(bucket, {});
+      return way < 4 ? runtime_->RunBackToBack(bucket, chains[way], {}) : RunChain(bucket, chains[way], {});
+    };
+    std::array<std::vector<uint64_t>, 6> times_ns;
     for (int repetition = -1; repetition < std::max(options_.repetitions, 1); ++repetition) {
       for (size_t way = 0; way < chains.size(); ++way) {
         const uint64_t start_ns = MonotonicNs();
-        ABACUS_RETURN_IF_ERROR(way == 0 ? runtime_->RunUncut(bucket, {}) : RunChain(bucket, chains[way], {}));
+        ABACUS_RETURN_IF_ERROR(run(way));
         if (repetition >= 0) times_ns[way].push_back(MonotonicNs() - start_ns);
       }
     }
@@ -246,8 +253,8 @@ class Checker {
 void PrintTableHead(const ModelSpec& spec, const CheckOptions& options) {
   std::printf("%s on %s, times in us (median of %d), over the uncut run in %%\n", spec.name.c_str(),
               options.runtime.device == RuntimeOptions::Device::kCpu ? "cpu" : "cuda", options.repetitions);
-  std::printf("%-24s %9s %5s %11s %9s %10s %18s %18s %18s  %s\n", "bucket", "operators", "cuts", "plain diff",
-              "cut diff", "uncut", "full range", "two slices", "four slices", "result");
+  std::printf("%-24s %9s %5s %11s %9s %10s %18s %18s %18s %18s %18s  %s\n", "bucket", "operators", "cuts", "plain diff",
+              "cut diff", "uncut", "full range", "two slices", "four slices", "two, waited", "four, waited", "result");
 }
 
 void PrintRow(const ModelSpec& spec, const BucketReport& report) {

@@ -255,6 +255,20 @@ Status GraphRuntime::RunUncut(uint32_t bucket, const JobTensors& tensors) {
   return status.ok() ? status : Fatal(status, bucket, 0, operators);
 }
 
+Status GraphRuntime::RunBackToBack(uint32_t bucket, std::span<const uint32_t> chain, const JobTensors& tensors) {
+  ABACUS_RETURN_IF_ERROR(CheckJob(bucket, 0, chain.back(), tensors));
+  next_ = 0;
+  const Status status = RunOnStream(bucket, /*reads=*/true, /*writes=*/true, tensors, [&]() -> Status {
+    for (size_t i = 0; i + 1 < chain.size(); ++i) {
+      const Result<cudaGraphExec_t> exec = ExecOf(bucket, chain[i], chain[i + 1]);
+      if (!exec) return exec.error();
+      ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(*exec, stream_.stream()));
+    }
+    return Status::Ok();
+  });
+  return status.ok() ? status : Fatal(status, bucket, 0, chain.back());
+}
+
 template <class Launch>
 Status GraphRuntime::RunOnStream(uint32_t bucket, bool reads, bool writes, const JobTensors& tensors,
                                  const Launch& launch) {

@@ -50,6 +50,7 @@ class GraphRuntime : public TorchRuntime {
   const BucketRanges& ranges(uint32_t bucket) const override { return buckets_[bucket].ranges; }
   Status Run(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) override;
   Status RunUncut(uint32_t bucket, const JobTensors& tensors) override;
+  Status RunBackToBack(uint32_t bucket, std::span<const uint32_t> chain, const JobTensors& tensors) override;
   Status PinArena(std::span<std::byte> arena) override;
   bool IsFatal() const override { return fatal_; }
 

@@ -6,6 +6,7 @@
 #define ABACUS_WORKER_TORCH_RUNTIME_H_
 
 #include <cstdint>
+#include <span>
 
 #include "worker/model_runtime.h"
 
@@ -16,6 +17,15 @@ class TorchRuntime : public ModelRuntime {
   // Runs the whole model the way it would run if ranges did not exist: the graph as captured, or the frozen module's
   // graph as loaded. The check command compares ranges with it. Ends a job in progress.
   virtual Status RunUncut(uint32_t bucket, const JobTensors& tensors) = 0;
+
+  // Runs a whole job in consecutive ranges, [chain[0], chain[1]), [chain[1], chain[2]), ..., and waits for the device
+  // only at its end: what cutting costs the device, without the wait after each range that serving adds.
+  virtual Status RunBackToBack(uint32_t bucket, std::span<const uint32_t> chain, const JobTensors& tensors) {
+    for (size_t i = 0; i + 1 < chain.size(); ++i) {
+      ABACUS_RETURN_IF_ERROR(Run(bucket, chain[i], chain[i + 1], tensors));
+    }
+    return Status::Ok();
+  }
 };
 
 }  // namespace abacus

@@ -105,11 +105,23 @@ TEST_F(RegionTest, OpenerRefusesAnotherVersionAndATruncatedSegment) {
   EXPECT_NE(opened.error().message().find("damaged"), std::string::npos);
 }
 
-TEST_F(RegionTest, AFullFileSystemFailsTheStart) {
-  const auto made = Region::Create(name_, 1, uint64_t{1} << 46);
-  ASSERT_FALSE(made);
-  EXPECT_EQ(made.error().code(), StatusCode::kUnavailable);
+TEST_F(RegionTest, AFullFileSystemFailsTheReservation) {
+  auto owner = Region::Create(name_, 1, uint64_t{1} << 44);  // sparse until reserved
+  ASSERT_TRUE(owner) << owner.error().message();
+  const Status reserved = (*owner)->ReserveArena();
+  EXPECT_EQ(reserved.code(), StatusCode::kUnavailable);
+  EXPECT_NE(reserved.message().find("arena_mib"), std::string::npos);
+  owner->reset();
   EXPECT_NE(access(Path().c_str(), F_OK), 0) << "nothing may be left behind";
+}
+
+TEST_F(RegionTest, AReservedArenaHasItsMemory) {
+  auto owner = Region::Create(name_, 1, 8 << 20);
+  ASSERT_TRUE(owner);
+  ASSERT_TRUE((*owner)->ReserveArena().ok());
+  struct stat info;
+  ASSERT_EQ(stat(Path().c_str(), &info), 0);
+  EXPECT_GE(info.st_blocks * 512, 8 << 20);
 }
 
 TEST(Text, IsCutAndTerminated) {
