@@ -30,6 +30,7 @@ Abacus serves several DNNs on one GPU (or on the CPU) with predictable latency.
   ./mps.sh stop                  answer what was accepted, then stop
       --name NAME                this controller (default: default)
   ./mps.sh test                  build, then run all tests
+  ./mps.sh export ARGUMENTS      run models/export.py, e.g.: export resnet50 --weights pretrained --out models/store
   ./mps.sh setup                 only install, build and export models (the other commands do it when needed)
   ./mps.sh help
 
@@ -55,6 +56,10 @@ main() {
     status) status_command "$@" ;;
     stop) stop_command "$@" ;;
     test) test_command "$@" ;;
+    export)
+      setup_all
+      exec "$PYTHON" "$ABACUS_ROOT/models/export.py" "$@"
+      ;;
     setup)
       no_arguments setup "$@"
       setup_all "${PROGRAMS[@]}"

@@ -319,7 +319,7 @@ void FrontEnd::HandleInfer(Client* client, size_t payload_frames) {
   client->ids.insert(id);
   region_->header().arena_used_bytes.store(arena_.used_bytes(), std::memory_order_relaxed);
   if (!query.synthetic) CopyInputs(admitted_, service.spec, query);
-  channel_.submitted.push(*slot);  // has room for every slot
+  channel_.submitted.push(*slot);  // has room for every accepted query
   submitted_any_ = true;
 }
 
@@ -406,7 +406,7 @@ void FrontEnd::ReplyHealth(Client* client, uint64_t id) {
     health.worker_pid = block.pid.load(std::memory_order_relaxed);
     health.queued = block.stats.queued.load(std::memory_order_relaxed);
     health.restarts = block.stats.restarts.load(std::memory_order_relaxed);
-    if (health.state == "failed") health.message = LoadText(block.error);
+    if (health.state != "ready") health.message = LoadText(block.error);
     reply_.ready &= health.state == "ready";
     reply_.services.push_back(std::move(health));
   }

@@ -99,7 +99,7 @@ class QueryTable {
   boost::lockfree::queue<uint32_t> released_;  // many producers: ZeroMQ's I/O threads and the front end
 };
 
-// Front end <-> scheduler. Both directions can hold every slot, so a push never fails.
+// Front end <-> scheduler. Both directions can hold every accepted query, so a push never fails.
 struct QueryChannel {
   explicit QueryChannel(uint32_t capacity) : submitted(capacity), done(capacity) {}
   boost::lockfree::spsc_queue<uint32_t> submitted;  // front end -> scheduler

@@ -105,6 +105,7 @@ size_t SchedulerLoop::HandleEvents() {
 void SchedulerLoop::WorkerUp(uint32_t index) {
   Service& service = services_[index];
   const WorkerBlock& block = *service.block;
+  service.buckets.clear();
   for (uint32_t b = 0; b < service.config->spec.bucket_count(); ++b) {
     const RangeTableEntry entry = block.ranges[b];  // copy, then check: the worker wrote it
     if (entry.cut_count < 2 || entry.cut_count > entry.cuts.size() || entry.cuts[0] != 0 ||
@@ -113,6 +114,7 @@ void SchedulerLoop::WorkerUp(uint32_t index) {
       Condemn(&service, "published an impossible range table for bucket " + std::to_string(b));
       return;
     }
+    service.buckets.push_back({entry.operators, entry.solo_ns});
     additive_.SetBucket(index, b, {entry.cuts.data(), entry.cut_count}, entry.solo_ns);
   }
   service.serving = true;
@@ -231,9 +233,9 @@ size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
 }
 
 void SchedulerLoop::LearnBucket(Job* job) {
-  const RangeTableEntry& entry = services_[job->service].block->ranges[job->bucket];
-  job->operators = entry.operators;
-  job->solo_ns = entry.solo_ns;
+  const BucketTimes& times = services_[job->service].buckets[job->bucket];
+  job->operators = times.operators;
+  job->solo_ns = times.solo_ns;
 }
 
 bool SchedulerLoop::Abandon(Job* job, uint64_t now_ns) {

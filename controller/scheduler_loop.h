@@ -69,9 +69,14 @@ class SchedulerLoop {
   uint64_t InFlight() const { return in_flight_.load(std::memory_order_acquire); }
 
  private:
+  struct BucketTimes {
+    uint32_t operators = 0;
+    uint64_t solo_ns = 0;
+  };
   struct Service {
     const ServiceConfig* config = nullptr;
     WorkerBlock* block = nullptr;
+    std::vector<BucketTimes> buckets;  // checked copy of what the worker published
     JobQueue queue;
     bool serving = false;
     bool refusing = false;  // answers its queries with `refusal` instead of queueing them

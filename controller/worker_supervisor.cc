@@ -19,6 +19,7 @@ namespace abacus {
 namespace {
 
 constexpr uint64_t kRestartWindowNs = 60 * kNsPerSecond;
+constexpr uint64_t kKillTimeoutNs = 5 * kNsPerSecond;
 constexpr int kLoadingPollMs = 10;  // how often a loading worker's state is looked at
 
 const char* DeviceArgument(DeviceKind device) {
@@ -40,10 +41,7 @@ WorkerSupervisor::WorkerSupervisor(const Config& config, DeviceKind device, std:
 
 WorkerSupervisor::~WorkerSupervisor() {
   for (Worker& worker : workers_) {
-    if (worker.pid > 0) {
-      kill(worker.pid, SIGKILL);
-      waitpid(worker.pid, nullptr, 0);
-    }
+    if (worker.pid > 0) kill(worker.pid, SIGKILL);  // StopAll has not run: we leave on an error
     if (worker.pid_fd >= 0) close(worker.pid_fd);
   }
 }
@@ -207,24 +205,32 @@ void WorkerSupervisor::Restart(uint32_t index, uint64_t now_ns) {
   while (!worker.restarts_ns.empty() && worker.restarts_ns.front() + kRestartWindowNs < now_ns) {
     worker.restarts_ns.pop_front();
   }
+  if (config_.worker.max_restarts_per_minute == 0) {
+    worker.phase = Phase::kStopped;
+    GiveUp(index, config_.services[index].name + " is down: its worker ended, and max_restarts_per_minute is 0");
+    return;
+  }
   worker.phase = Phase::kWaiting;
   worker.spawn_at_ns = now_ns;
   if (worker.restarts_ns.size() >= config_.worker.max_restarts_per_minute) {
-    WorkerBlock& block = region_->worker(index);
     worker.spawn_at_ns = worker.restarts_ns.front() + kRestartWindowNs;
-    const std::string last = LoadText(block.error);
-    const std::string why = config_.services[index].name + " is down: its worker ended " +
+    const std::string last = LoadText(region_->worker(index).error);
+    GiveUp(index, config_.services[index].name + " is down: its worker ended " +
                             std::to_string(worker.restarts_ns.size() + 1) +
-                            " times within a minute; next try in " +
-                            std::to_string((worker.spawn_at_ns - now_ns) / kNsPerSecond) + " s" +
-                            (last.empty() ? "" : ". Last error: " + last);
-    spdlog::error("{}", why);
-    StoreText(block.error, why);
-    block.state.store(static_cast<uint32_t>(WorkerState::kFailed), std::memory_order_release);
-    scheduler_->Post({WorkerEvent::kGaveUp, index, why});
+                      " times within a minute; next try in " +
+                      std::to_string((worker.spawn_at_ns - now_ns) / kNsPerSecond) + " s" +
+                      (last.empty() ? "" : ". Last error: " + last));
   }
   worker.restarts_ns.push_back(worker.spawn_at_ns);
   BumpOwned(region_->worker(index).stats.restarts);
+}
+
+void WorkerSupervisor::GiveUp(uint32_t index, const std::string& why) {
+  spdlog::error("{}", why);
+  WorkerBlock& block = region_->worker(index);
+  StoreText(block.error, why);
+  block.state.store(static_cast<uint32_t>(WorkerState::kFailed), std::memory_order_release);
+  scheduler_->Post({WorkerEvent::kGaveUp, index, why});
 }
 
 void WorkerSupervisor::BlockReleased(uint32_t worker) {
@@ -282,7 +288,9 @@ void WorkerSupervisor::StopAll(uint64_t timeout_ns) {
   };
   while (any_alive() && MonotonicNs() < deadline_ns) Poll(100, -1);
   for (uint32_t i = 0; i < workers_.size(); ++i) Kill(i, "did not stop in time");
-  while (any_alive()) Poll(100, -1);
+  const uint64_t killed_ns = MonotonicNs();
+  while (any_alive() && MonotonicNs() < killed_ns + kKillTimeoutNs) Poll(100, -1);
+  if (any_alive()) spdlog::error("a worker does not end even when killed (stuck in the driver?); leaving it behind");
 }
 
 }  // namespace abacus

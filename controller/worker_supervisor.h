@@ -77,6 +77,8 @@ class WorkerSupervisor : public WorkerControl {
   void CheckLoaded(uint32_t index, uint64_t now_ns);
   void Reap(uint32_t index);
   void Restart(uint32_t index, uint64_t now_ns);
+  // Tells clients, status and log that the service stays down.
+  void GiveUp(uint32_t index, const std::string& why);
   void Kill(uint32_t index, const std::string& why);
   void HandleOrders();
   std::string DescribeExit(uint32_t index, int exit_status) const;

@@ -29,14 +29,15 @@ duration() {
   if (($1 < 100)); then printf '%ds' "$1"; else printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); fi
 }
 
-# What the end of a log usually means, one line, or nothing.
+# The end of what the last logged command wrote.
+log_end() { tac "$SETUP_LOG" | sed '/^== /q' | tac | tail -n "$1"; }
+
+# What the end of the log usually means, one line, or nothing.
 explain_log() {
-  local tail_text
-  tail_text=$(tail -n 60 "$1" 2>/dev/null || true)
-  case $tail_text in
+  case $(log_end 60) in
     *"No space left on device"*) printf 'the disk is full: free some space, or point ABACUS_CACHE_DIR to a larger one' ;;
     *"Temporary failure in name resolution"* | *"Temporary failure resolving"* | *"Network is unreachable"* | \
-      *"Could not resolve"* | *"Failed to establish a new connection"* | *"Connection timed out"*)
+      *"Could not resolve"* | *"Failed to establish a new connection"* | *"Connection timed out"* | *"(from versions: none)"*)
       printf 'the network cannot be reached: check the connection (and https_proxy), then run the same command again'
       ;;
     *"Could not get lock"*) printf 'another package manager is running: wait for it, then run the same command again' ;;
@@ -62,9 +63,9 @@ logged() {
   wait "$heartbeat" 2>/dev/null || true
   if ((status == 0)) || [[ ${LOGGED_MAY_FAIL:-0} == 1 ]]; then return "$status"; fi
   printf -- '---- last lines of %s\n' "$SETUP_LOG" >&2
-  tail -n 30 "$SETUP_LOG" >&2
+  log_end 30 >&2
   printf -- '----\n' >&2
-  hint=$(explain_log "$SETUP_LOG")
+  hint=$(explain_log)
   die "$what failed${hint:+; $hint}"
 }
 

@@ -160,7 +160,12 @@ start_controller() {
   for setting in "$@"; do arguments+=(--set "$setting"); done
 
   trap 'abort_start "interrupted"' INT TERM
-  if [[ $CONFIG_DEVICE == cuda && $CONFIG_MPS == true ]]; then start_mps "$STARTED_FOLDER" "$CONFIG_GPU"; fi
+  export CUDA_DEVICE_ORDER=PCI_BUS_ID # nvidia-smi's order, which `gpu` counts in
+  if [[ $CONFIG_DEVICE == cuda && $CONFIG_MPS == true ]]; then
+    start_mps "$STARTED_FOLDER" "$CONFIG_GPU"
+    # Clients of a daemon that has one GPU see it as the first.
+    if [[ -e $STARTED_FOLDER/mps/owned ]]; then arguments+=(--set worker.gpu=0); fi
+  fi
   printf '%s' "$CONFIG_DRAIN_S" >"$STARTED_FOLDER/drain_s"
   rm -f "$STARTED_FOLDER/controller.pid"
   if ((foreground)); then run_foreground "${arguments[@]}"; fi

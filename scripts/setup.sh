@@ -8,7 +8,7 @@ APT_PACKAGES=(
   ca-certificates git cmake ninja-build g++ pkg-config ccache
   libboost-dev libzmq3-dev cppzmq-dev libmsgpack-cxx-dev libtomlplusplus-dev libspdlog-dev libfmt-dev libcli11-dev
   libexpected-dev nlohmann-json3-dev
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libgtest-dev libgmock-dev
   python3 python3-venv python3-dev
 )
 TORCH_VERSION=2.11
@@ -30,7 +30,9 @@ setup_all() {
 # Prints those of the named packages that are not installed.
 missing_packages() {
   local installed package
-  installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "$@" 2>/dev/null | sed -n 's/ installed$//p')
+  # dpkg-query fails when it has never heard of one of them.
+  installed=$({ dpkg-query -W -f='${Package} ${db:Status-Status}\n' "$@" 2>/dev/null || true; } |
+    sed -n 's/ installed$//p')
   for package in "$@"; do
     grep -qxF -- "$package" <<<"$installed" || printf '%s\n' "$package"
   done

@@ -1,8 +1,8 @@
 // Doorbell: lets one side of a ring sleep until the other side has something for it, across processes.
 //
 // A waiter reads Ticket(), checks its rings, and calls Wait(ticket, ...) when they were empty. Ring() after every push
-// changes the value, so a push between the check and the wait is never missed. Ringing costs one fence and one load
-// while nobody sleeps. Nothing waits without a deadline, so a peer that dies cannot hang us.
+// changes the value, so a push between the check and the wait is never missed. Ringing costs one locked add and one
+// load while nobody sleeps. Nothing waits without a deadline, so a peer that dies cannot hang us.
 //
 // SYNC POINT: Ring() and Wait() each write one word (value / waiting) and then read the other's with sequential
 // consistency, so at least one of them sees the other (Dekker): either the waiter sees the new value and does not

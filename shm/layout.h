@@ -84,7 +84,7 @@ struct RangeTableEntry {
   uint32_t reserved = 0;
 };
 
-// Written by the controller's scheduler thread alone, read from outside by the inspector.
+// Written by the controller's scheduler thread (`restarts`: its main thread), read from outside by the inspector.
 struct ServiceStats {
   ShmAtomic<uint64_t> accepted{0};
   std::array<ShmAtomic<uint64_t>, kWireStatusCount> replies{};  // by StatusCode
@@ -129,10 +129,12 @@ struct SegmentHeader {
   uint32_t reserved = 0;
   uint64_t owner_start_ticks = 0;  // field 22 of /proc/PID/stat: tells a recycled pid from the owner
   uint64_t started_ns = 0;         // monotonic clock
+  // For the inspector, written once while the controller starts:
   std::array<char, 32> policy{};
   std::array<char, 128> endpoint{};  // first address clients connect to
   alignas(kCacheLineBytes) ShmAtomic<uint64_t> heartbeat_ns{0};  // scheduler thread
   ShmAtomic<uint32_t> draining{0};
+  ShmAtomic<uint32_t> arena_reserved{0};  // the arena's memory is claimed; nobody touches it before
   ShmAtomic<uint64_t> arena_used_bytes{0};
   ShmAtomic<uint64_t> rejected_messages{0};   // no service: malformed, unknown model, ...
   ShmAtomic<uint64_t> dropped_replies{0};     // the client had vanished

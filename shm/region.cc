@@ -65,7 +65,10 @@ Region::Region(std::string shm_name, bool owner, bip::shared_memory_object objec
       worker_count_(worker_count) {}
 
 Status Region::ReserveArena() {
-  return Claim(object_, ArenaOffset(), mapping_.get_size() - ArenaOffset(), "/dev/shm/" + shm_name_);
+  ABACUS_RETURN_IF_ERROR(
+      Claim(object_, ArenaOffset(), mapping_.get_size() - ArenaOffset(), "/dev/shm/" + shm_name_));
+  header().arena_reserved.store(1, std::memory_order_release);  // SYNC POINT: pairs with AwaitArena's acquire
+  return Status::Ok();
 }
 
 Region::~Region() { Unlink(); }
@@ -73,6 +76,15 @@ Region::~Region() { Unlink(); }
 void Region::Unlink() {
   if (owner_) bip::shared_memory_object::remove(shm_name_.c_str());
   owner_ = false;
+}
+
+Status Region::AwaitArena(uint64_t timeout_ns) const {
+  const uint64_t deadline_ns = MonotonicNs() + timeout_ns;
+  while (header().arena_reserved.load(std::memory_order_acquire) == 0) {
+    if (MonotonicNs() >= deadline_ns) return {StatusCode::kTimeout, "the controller does not reserve the arena"};
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return Status::Ok();
 }
 
 Result<std::unique_ptr<Region>> Region::Create(const std::string& name, size_t worker_count, uint64_t arena_bytes) {

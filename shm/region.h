@@ -49,6 +49,8 @@ class Region {
 
   // Owner only: claims the memory of the arena. kUnavailable: /dev/shm is full.
   Status ReserveArena();
+  // Guests: waits until the owner has done that.
+  Status AwaitArena(uint64_t timeout_ns) const;
 
   // Gives the name back without touching live mappings; the destructor then removes nothing.
   void Unlink();

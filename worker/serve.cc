@@ -16,6 +16,7 @@ namespace abacus {
 namespace {
 
 constexpr uint64_t kOpenTimeoutNs = 5 * kNsPerSecond;
+constexpr uint64_t kArenaTimeoutNs = 60 * kNsPerSecond;
 constexpr int kOrphanGraceSeconds = 5;  // for the range that runs; then the process ends regardless
 
 // Watches the controller from a thread of its own: sets *stop when it is gone.
@@ -100,6 +101,7 @@ int Serve(const ServeOptions& options, const RuntimeFactory& factory) {
   };
   auto runtime = factory(*spec, options, progress);
   if (!runtime) return Fail(&region, &block, runtime.error());
+  if (Status there = region.AwaitArena(kArenaTimeoutNs); !there.ok()) return Fail(&region, &block, there);
   if (Status pinned = (*runtime)->PinArena(region.arena()); !pinned.ok()) return Fail(&region, &block, pinned);
 
   Executor executor(&region, options.index, *spec, runtime->get());
