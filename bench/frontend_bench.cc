@@ -110,7 +110,8 @@ void Drive(const FrontendOptions& options, const std::string& endpoint, int inde
     request.id = next_id++;
     protocol::EncodeRequest(request, &header);
     dealer.send(zmq::buffer(header), options.payload ? zmq::send_flags::sndmore : zmq::send_flags::none);
-    if (options.payload) dealer.send(zmq::message_t(payload.data(), payload.size(), nullptr, nullptr), zmq::send_flags::none);
+    if (options.payload)
+      dealer.send(zmq::message_t(payload.data(), payload.size(), nullptr, nullptr), zmq::send_flags::none);
   };
   for (int i = 0; i < window; ++i) send();
   zmq::message_t frame;
@@ -162,10 +163,11 @@ test::ControllerProcess::Options ServerOptions(const FrontendOptions& options) {
   for (int i = 0; i < options.services; ++i) {
     const std::string name = "fake-" + std::to_string(i);
     server.config += "[[service]]\nname = \"" + name + "\"\nmodel = \"" + name + ".toml\"\n";
-    server.files[name + ".toml"] =
-        "name = \"" + name + "\"\nfile = \"none.pt\"\n[[inputs]]\nname = \"x\"\ndtype = \"float32\"\nshape = "
-        "[\"batch\", " + dim + "]\n[[outputs]]\nname = \"y\"\ndtype = \"float32\"\nshape = [\"batch\", " + dim +
-        "]\n[buckets]\nbatch = [1]\n[fake]\noperators = 1\nbase_us = 0.0\n";
+    server.files[name + ".toml"] = "name = \"" + name +
+                                   "\"\nfile = \"none.pt\"\n[[inputs]]\nname = \"x\"\ndtype = \"float32\"\nshape = "
+                                   "[\"batch\", " +
+                                   dim + "]\n[[outputs]]\nname = \"y\"\ndtype = \"float32\"\nshape = [\"batch\", " +
+                                   dim + "]\n[buckets]\nbatch = [1]\n[fake]\noperators = 1\nbase_us = 0.0\n";
   }
   return server;
 }

@@ -93,8 +93,7 @@ bool MeasureRepair(test::ControllerProcess* controller, Asker* asker, uint64_t i
   if (!asker->Receive(&reply) || reply.status != StatusCode::kWorkerFailed) return false;
   repair->answered_ns = MonotonicNs() - begin_ns;
   const bool back = test::Eventually(10'000, [&] {
-    return controller->worker_pid(0) != victim &&
-           block.state.load() == static_cast<uint32_t>(WorkerState::kServing);
+    return controller->worker_pid(0) != victim && block.state.load() == static_cast<uint32_t>(WorkerState::kServing);
   });
   repair->repaired_ns = MonotonicNs() - begin_ns;
   return back;

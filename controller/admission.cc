@@ -46,7 +46,8 @@ tl::expected<void, Rejection> MatchShape(const TensorSpec& spec, const TensorHea
     }
     int64_t& size = want == kBatchDim ? out->batch : out->sequence;
     const char* what = want == kBatchDim ? "batch" : "sequence";
-    if (got < 1) return Reject(path, std::string(what) + " of " + spec.name + " is " + std::to_string(got) + "; at least 1");
+    if (got < 1)
+      return Reject(path, std::string(what) + " of " + spec.name + " is " + std::to_string(got) + "; at least 1");
     if (size == 0) {
       size = got;
     } else if (size != got) {
@@ -71,8 +72,8 @@ tl::expected<void, Rejection> MatchInputs(const ModelSpec& spec, const Request& 
     }
     out->input_order[s] = static_cast<uint32_t>(i);
     if (tensor.dtype != spec.inputs[s].dtype) {
-      return Reject(InputPath(i, ".dtype"), tensor.name + " is " + std::string(DTypeName(tensor.dtype)) + ", expected " +
-                                                std::string(DTypeName(spec.inputs[s].dtype)));
+      return Reject(InputPath(i, ".dtype"), tensor.name + " is " + std::string(DTypeName(tensor.dtype)) +
+                                                ", expected " + std::string(DTypeName(spec.inputs[s].dtype)));
     }
     if (auto matched = MatchShape(spec.inputs[s], tensor, i, out); !matched) return matched;
     const auto elements = tensor.shape.Elements();

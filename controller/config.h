@@ -19,24 +19,24 @@ namespace abacus {
 
 enum class DeviceKind : uint8_t { kAuto = 0, kCpu, kCuda, kFake };  // kAuto: cuda where a GPU is found, else cpu
 
-struct ServerConfig {           // [server]
-  std::string name = "default";                        // names the shared-memory segment and run files: [A-Za-z0-9_-]+
+struct ServerConfig {            // [server]
+  std::string name = "default";  // names the shared-memory segment and run files: [A-Za-z0-9_-]+
   std::vector<std::string> listen = {"tcp://127.0.0.1:5570"};  // ZeroMQ endpoints; see also ipc
-  bool ipc = true;              // also listen on RUN_DIR/NAME/controller.ipc (same user only)
-  int io_threads = 1;           // ZeroMQ I/O threads
-  uint64_t arena_bytes = 256ull << 20;                 // key arena_mib
-  std::string log_level = "info";                      // trace debug info warn error
-  uint64_t drain_timeout_ns = 10'000'000'000;          // key drain_timeout_ms
+  bool ipc = true;                             // also listen on RUN_DIR/NAME/controller.ipc (same user only)
+  int io_threads = 1;                          // ZeroMQ I/O threads
+  uint64_t arena_bytes = 256ull << 20;         // key arena_mib
+  std::string log_level = "info";              // trace debug info warn error
+  uint64_t drain_timeout_ns = 10'000'000'000;  // key drain_timeout_ms
 };
 
-struct LimitsConfig {           // [limits]
-  uint64_t max_frame_bytes = 64ull << 20;              // key max_frame_mib
-  uint64_t max_message_bytes = 128ull << 20;           // key max_message_mib
-  uint32_t max_frames = 17;                            // header + kMaxTensors
-  uint64_t max_client_bytes = 128ull << 20;            // key max_client_mib: accepted, not yet answered and read
+struct LimitsConfig {                         // [limits]
+  uint64_t max_frame_bytes = 64ull << 20;     // key max_frame_mib
+  uint64_t max_message_bytes = 128ull << 20;  // key max_message_mib
+  uint32_t max_frames = 17;                   // header + kMaxTensors
+  uint64_t max_client_bytes = 128ull << 20;   // key max_client_mib: accepted, not yet answered and read
   uint32_t max_client_queries = 4096;
   uint32_t max_clients = 1024;
-  uint32_t max_queries = 16384;                        // over all clients
+  uint32_t max_queries = 16384;  // over all clients
 };
 
 struct SchedulerConfig {        // [scheduler]
@@ -46,23 +46,23 @@ struct SchedulerConfig {        // [scheduler]
                                 // -1 in the file (the default) = 50 when there are cores to spare, else 0
 };
 
-struct WorkerConfig {           // [worker]: defaults of every service
+struct WorkerConfig {  // [worker]: defaults of every service
   DeviceKind device = DeviceKind::kAuto;
-  int gpu = 0;                  // CUDA device index
-  int cpu_threads = 1;          // intra-op threads of a CPU worker
-  uint64_t load_timeout_ns = 300'000'000'000;          // key load_timeout_s
-  uint64_t round_timeout_ns = 10'000'000'000;          // key round_timeout_ms: a range that takes longer is a hang
-  bool mps = true;              // cuda only: require every worker to be a client of CUDA MPS
-  uint32_t max_restarts_per_minute = 5;                // then the service stays down until the next minute
-  uint32_t graph_cache = 512;   // cuda only: sliced graphs kept per worker
+  int gpu = 0;                                 // CUDA device index
+  int cpu_threads = 1;                         // intra-op threads of a CPU worker
+  uint64_t load_timeout_ns = 300'000'000'000;  // key load_timeout_s
+  uint64_t round_timeout_ns = 10'000'000'000;  // key round_timeout_ms: a range that takes longer is a hang
+  bool mps = true;                             // cuda only: require every worker to be a client of CUDA MPS
+  uint32_t max_restarts_per_minute = 5;        // then the service stays down until the next minute
+  uint32_t graph_cache = 512;                  // cuda only: sliced graphs kept per worker
 };
 
-struct ServiceConfig {          // [[service]]
-  std::string name;             // what clients ask for
-  std::filesystem::path model;  // absolute path of NAME.toml
-  uint64_t qos_ns = 100'000'000;                       // key qos_ms
-  uint32_t queue_limit = 1024;  // queries waiting; more get OVERLOADED
-  ModelSpec spec;               // parsed from `model`
+struct ServiceConfig {            // [[service]]
+  std::string name;               // what clients ask for
+  std::filesystem::path model;    // absolute path of NAME.toml
+  uint64_t qos_ns = 100'000'000;  // key qos_ms
+  uint32_t queue_limit = 1024;    // queries waiting; more get OVERLOADED
+  ModelSpec spec;                 // parsed from `model`
 };
 
 struct Config {

@@ -41,7 +41,7 @@ class ConnectionGuard {
 
  private:
   struct Connection {
-    int fd = -1;  // our duplicate: stays valid whatever ZeroMQ does with its own
+    int fd = -1;                  // our duplicate: stays valid whatever ZeroMQ does with its own
     bool delivered = false;       // a message came since the last look
     uint64_t complete_bytes = 0;  // received until the last look that followed a delivery
     bool shut = false;
@@ -55,7 +55,7 @@ class ConnectionGuard {
   zmq::socket_t* const socket_;
   zmq::socket_t monitor_;
   std::unordered_map<int, Connection> connections_;  // by ZeroMQ's fd
-  uint64_t baseline_bytes_ = 0;  // resident memory when the first connection came
+  uint64_t baseline_bytes_ = 0;                      // resident memory when the first connection came
   uint64_t next_check_ns_ = 0;
   uint32_t closed_ = 0;
 };

@@ -13,10 +13,10 @@
 namespace abacus {
 namespace {
 
-constexpr size_t kReceiveBatch = 64;              // messages per iteration, so replies are never far away
+constexpr size_t kReceiveBatch = 64;  // messages per iteration, so replies are never far away
 constexpr uint64_t kSleepMs = 100;
 constexpr uint64_t kClientSweepNs = kNsPerSecond;  // idle clients are forgotten this often
-constexpr int kReceiveHighWater = 256;            // messages that ZeroMQ holds per connection while we are busy
+constexpr int kReceiveHighWater = 256;             // messages that ZeroMQ holds per connection while we are busy
 constexpr int kLingerMs = 200;
 constexpr uint64_t kMemorySlackBytes = 512ull << 20;
 
@@ -127,9 +127,9 @@ Status FrontEnd::Bind(const std::string& endpoint) {
     endpoints_.push_back(router_.get(zmq::sockopt::last_endpoint));
     return Status::Ok();
   } catch (const zmq::error_t& e) {
-    return {StatusCode::kUnavailable, "cannot listen on " + endpoint + ": " + e.what() +
-                                          (e.num() == EADDRINUSE ? "; stop the other program or change [server] listen"
-                                                                 : "")};
+    return {StatusCode::kUnavailable,
+            "cannot listen on " + endpoint + ": " + e.what() +
+                (e.num() == EADDRINUSE ? "; stop the other program or change [server] listen" : "")};
   }
 }
 
@@ -287,8 +287,7 @@ void FrontEnd::HandleInfer(Client* client, size_t payload_frames) {
   }
   TensorArena::Block block;
   if (block_bytes > 0) {
-    const auto allocated =
-        arena_ready_.load(std::memory_order_acquire) ? arena_.Allocate(block_bytes) : std::nullopt;
+    const auto allocated = arena_ready_.load(std::memory_order_acquire) ? arena_.Allocate(block_bytes) : std::nullopt;
     if (!allocated) {
       Refuse(client, id, StatusCode::kOverloaded, "", "the tensor arena is full (arena_mib); retry later");
       return;

@@ -34,11 +34,11 @@ namespace abacus {
 // One connection, by ZeroMQ routing id.
 struct Client {
   std::string identity;
-  int fd = -1;                           // of the connection; only to attribute bytes to it
-  uint32_t held = 0;                     // slots: queries and refusals that have not left yet
-  uint32_t queries = 0;                  // accepted ones among them
-  uint64_t bytes = 0;                    // arena bytes of its queries
-  std::unordered_set<uint64_t> ids;      // of its queries without a reply
+  int fd = -1;                       // of the connection; only to attribute bytes to it
+  uint32_t held = 0;                 // slots: queries and refusals that have not left yet
+  uint32_t queries = 0;              // accepted ones among them
+  uint64_t bytes = 0;                // arena bytes of its queries
+  std::unordered_set<uint64_t> ids;  // of its queries without a reply
 };
 
 class FrontEnd {

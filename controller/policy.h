@@ -25,9 +25,9 @@
 namespace abacus {
 
 struct ServiceView {
-  bool serving = false;             // its worker takes commands
-  Job* running = nullptr;           // a range of this job runs now
-  std::span<Job* const> waiting;    // arrival order; a job that ran in part waits at the front
+  bool serving = false;           // its worker takes commands
+  Job* running = nullptr;         // a range of this job runs now
+  std::span<Job* const> waiting;  // arrival order; a job that ran in part waits at the front
   bool idle() const { return serving && running == nullptr; }
 };
 

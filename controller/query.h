@@ -41,7 +41,7 @@ struct Query {
   int64_t batch = 0;  // as asked for; the bucket may be larger
   int64_t sequence = 0;
   bool synthetic = false;
-  bool refusal = false;  // never accepted: the slot only carries the error out
+  bool refusal = false;      // never accepted: the slot only carries the error out
   TensorArena::Block block;  // bytes == 0: none
   uint64_t arrival_ns = 0;
   uint64_t deadline_ns = 0;

@@ -241,9 +241,10 @@ void SchedulerLoop::LearnBucket(Job* job) {
 bool SchedulerLoop::Abandon(Job* job, uint64_t now_ns) {
   if (!config_.scheduler.abandon) return false;
   if (job->deadline_ns < now_ns) {
-    FinishWaiting(job, StatusCode::kDeadlineExceeded,
-                  "waited " + Ms(now_ns - job->arrival_ns) + ", its target was " + Ms(job->deadline_ns - job->arrival_ns),
-                  now_ns);
+    FinishWaiting(
+        job, StatusCode::kDeadlineExceeded,
+        "waited " + Ms(now_ns - job->arrival_ns) + ", its target was " + Ms(job->deadline_ns - job->arrival_ns),
+        now_ns);
     return true;
   }
   const uint64_t remaining_ns = RemainingNs(*job, additive_);
@@ -270,7 +271,8 @@ size_t SchedulerLoop::HandleOverdue(uint64_t now_ns) {
       }
     }
     if (service.running != nullptr && now_ns > service.sent_ns + config_.worker.round_timeout_ns) {
-      Condemn(&service, "has not finished a range within round_timeout_ms (" + Ms(config_.worker.round_timeout_ns) + ")");
+      Condemn(&service,
+              "has not finished a range within round_timeout_ms (" + Ms(config_.worker.round_timeout_ns) + ")");
     }
     service.block->stats.queued.store(service.queue.size(), std::memory_order_relaxed);
     service.block->stats.in_flight.store(service.running != nullptr ? service.running->queries.size() : 0,

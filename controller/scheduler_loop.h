@@ -45,9 +45,9 @@ class WorkerControl {
 
 struct WorkerEvent {
   enum Kind : uint8_t {
-    kUp,      // loaded and checked; may take commands
-    kDown,    // the process is gone
-    kGaveUp,  // will not be restarted for now: waiting queries get WORKER_FAILED with `message`
+    kUp,        // loaded and checked; may take commands
+    kDown,      // the process is gone
+    kGaveUp,    // will not be restarted for now: waiting queries get WORKER_FAILED with `message`
     kShutDown,  // the controller ends: waiting queries get SHUTTING_DOWN
   };
   Kind kind = kUp;
@@ -121,7 +121,7 @@ class SchedulerLoop {
   std::vector<Service> services_;
   std::vector<ServiceView> views_;  // scratch of PlanAndDispatch
   AdditiveModel additive_;
-  std::deque<Job> job_pool_;        // stable addresses
+  std::deque<Job> job_pool_;  // stable addresses
   std::vector<Job*> free_jobs_;
   uint64_t next_job_id_ = 1;
   uint64_t next_overdue_check_ns_ = 0;

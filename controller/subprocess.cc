@@ -51,9 +51,8 @@ Result<std::string> RunCommand(const std::vector<std::string>& argv, const std::
   for (;;) {
     const uint64_t now_ns = MonotonicNs();
     pollfd poll_fd{from_child[0], POLLIN, 0};
-    const int ready = now_ns >= deadline_ns
-                          ? 0
-                          : poll(&poll_fd, 1, static_cast<int>((deadline_ns - now_ns) / kNsPerMs) + 1);
+    const int ready =
+        now_ns >= deadline_ns ? 0 : poll(&poll_fd, 1, static_cast<int>((deadline_ns - now_ns) / kNsPerMs) + 1);
     if (ready < 0 && errno == EINTR) continue;
     if (ready <= 0) {
       timed_out = true;

@@ -1,8 +1,8 @@
-// Waker: wakes a thread that sleeps in poll() on an eventfd, at the price of one load while it does not sleep.
+// Waker: wakes a thread that sleeps in poll() on an eventfd, at the price of one locked exchange while it does not sleep.
 //
 // Sleeper: PrepareSleep(), look at the queues once more, poll() on fd(), FinishSleep(). Waker: push, then Wake().
-// SYNC POINT: sleeping_ is written before the queues are read, and read after they are written, both sequentially
-// consistent, so a push is either seen by the sleeper's last look or wakes it.
+// SYNC POINT: both sides exchange sleeping_. Whichever exchange comes second reads what the first one wrote and so sees
+// what was done before it: either the sleeper's last look finds the push, or the waker finds the sleeper.
 #ifndef ABACUS_CONTROLLER_WAKER_H_
 #define ABACUS_CONTROLLER_WAKER_H_
 
@@ -23,16 +23,14 @@ class Waker {
 
   int fd() const { return fd_; }
   void Wake() {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (sleeping_.load(std::memory_order_seq_cst) && sleeping_.exchange(false, std::memory_order_seq_cst)) {
+    if (sleeping_.exchange(false, std::memory_order_acq_rel)) {
       const uint64_t one = 1;
       // A full eventfd is readable already, so a failed write changes nothing.
       [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof(one));
     }
   }
   void PrepareSleep() {
-    sleeping_.store(true, std::memory_order_seq_cst);
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    sleeping_.exchange(true, std::memory_order_acq_rel);
   }
   void FinishSleep() {
     sleeping_.store(false, std::memory_order_relaxed);

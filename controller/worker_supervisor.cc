@@ -37,7 +37,11 @@ const char* DeviceArgument(DeviceKind device) {
 
 WorkerSupervisor::WorkerSupervisor(const Config& config, DeviceKind device, std::filesystem::path bin_dir,
                                    Region* region)
-    : config_(config), device_(device), bin_dir_(std::move(bin_dir)), region_(region), workers_(config.services.size()) {}
+    : config_(config),
+      device_(device),
+      bin_dir_(std::move(bin_dir)),
+      region_(region),
+      workers_(config.services.size()) {}
 
 WorkerSupervisor::~WorkerSupervisor() {
   for (Worker& worker : workers_) {
@@ -51,15 +55,24 @@ std::vector<std::string> WorkerSupervisor::CommandLine(uint32_t index) const {
   const bool fake = device_ == DeviceKind::kFake;
   return {(bin_dir_ / (fake ? "abacus-fake-worker" : "abacus-worker")).string(),
           "serve",
-          "--segment", config_.server.name,
-          "--index", std::to_string(index),
-          "--model", config_.services[index].spec.toml_path.string(),
-          "--device", DeviceArgument(device_),
-          "--gpu", std::to_string(worker.gpu),
-          "--cpu-threads", std::to_string(worker.cpu_threads),
-          "--spin-us", std::to_string(config_.scheduler.spin_us),
-          "--graph-cache", std::to_string(worker.graph_cache),
-          "--log-level", config_.server.log_level};
+          "--segment",
+          config_.server.name,
+          "--index",
+          std::to_string(index),
+          "--model",
+          config_.services[index].spec.toml_path.string(),
+          "--device",
+          DeviceArgument(device_),
+          "--gpu",
+          std::to_string(worker.gpu),
+          "--cpu-threads",
+          std::to_string(worker.cpu_threads),
+          "--spin-us",
+          std::to_string(config_.scheduler.spin_us),
+          "--graph-cache",
+          std::to_string(worker.graph_cache),
+          "--log-level",
+          config_.server.log_level};
 }
 
 void WorkerSupervisor::StartAll() {
@@ -186,7 +199,8 @@ std::string WorkerSupervisor::DescribeExit(uint32_t index, int exit_status) cons
   std::string text = "the worker of " + config_.services[index].name + " (pid " + std::to_string(worker.pid) + ") ";
   if (!worker.condemned.empty()) return text + worker.condemned + " and was ended";
   if (WIFSIGNALED(exit_status)) {
-    text += "was killed by signal " + std::to_string(WTERMSIG(exit_status)) + " (" + strsignal(WTERMSIG(exit_status)) + ")";
+    text +=
+        "was killed by signal " + std::to_string(WTERMSIG(exit_status)) + " (" + strsignal(WTERMSIG(exit_status)) + ")";
   } else {
     text += "exited with code " + std::to_string(WEXITSTATUS(exit_status));
   }
@@ -216,8 +230,7 @@ void WorkerSupervisor::Restart(uint32_t index, uint64_t now_ns) {
     worker.spawn_at_ns = worker.restarts_ns.front() + kRestartWindowNs;
     const std::string last = LoadText(region_->worker(index).error);
     GiveUp(index, config_.services[index].name + " is down: its worker ended " +
-                            std::to_string(worker.restarts_ns.size() + 1) +
-                      " times within a minute; next try in " +
+                      std::to_string(worker.restarts_ns.size() + 1) + " times within a minute; next try in " +
                       std::to_string((worker.spawn_at_ns - now_ns) / kNsPerSecond) + " s" +
                       (last.empty() ? "" : ". Last error: " + last));
   }

@@ -52,11 +52,11 @@ class WorkerSupervisor : public WorkerControl {
 
  private:
   enum class Phase : uint8_t {
-    kWaiting,       // to be spawned at spawn_at_ns
-    kLoading,       // spawned; must be loaded by load_deadline_ns
+    kWaiting,  // to be spawned at spawn_at_ns
+    kLoading,  // spawned; must be loaded by load_deadline_ns
     kServing,
-    kReleasing,     // dead; the scheduler still holds its block
-    kStopped,       // not to be restarted
+    kReleasing,  // dead; the scheduler still holds its block
+    kStopped,    // not to be restarted
   };
   struct Worker {
     Phase phase = Phase::kWaiting;
@@ -64,8 +64,8 @@ class WorkerSupervisor : public WorkerControl {
     int pid_fd = -1;
     uint64_t spawn_at_ns = 0;
     uint64_t load_deadline_ns = 0;
-    std::string condemned;              // why it was killed, if it was
-    std::deque<uint64_t> restarts_ns;   // of the last minute
+    std::string condemned;             // why it was killed, if it was
+    std::deque<uint64_t> restarts_ns;  // of the last minute
   };
   struct Order {
     enum Kind : uint8_t { kReleased, kCondemn } kind;

@@ -63,9 +63,9 @@ struct Bucket {
 // Timings of the fake runtime; all times microseconds.
 struct FakeTiming {
   uint32_t operators = 16;
-  double base_us = 0;       // per whole pass
-  double per_row_us = 0;    // added per batch row
-  double load_us = 0;       // time that loading takes
+  double base_us = 0;          // per whole pass
+  double per_row_us = 0;       // added per batch row
+  double load_us = 0;          // time that loading takes
   int64_t die_on_value = -1;   // scripted fault: exit when the first input element has this value (int64 inputs)
   int64_t fail_on_value = -1;  // scripted fault: report an error instead
   int64_t hang_on_value = -1;  // scripted fault: stop responding

@@ -65,13 +65,13 @@ struct alignas(kCacheLineBytes) DoorbellWord {
 };
 
 enum class WorkerState : uint32_t {
-  kEmpty = 0,    // no process yet
-  kStarting,     // spawned
-  kLoading,      // loads, optimises and checks its model
-  kLoaded,       // ready to serve; the controller may still check that it is an MPS client
-  kServing,      // takes queries
-  kFailed,       // gave up; `error` says why
-  kExited,       // process gone
+  kEmpty = 0,  // no process yet
+  kStarting,   // spawned
+  kLoading,    // loads, optimises and checks its model
+  kLoaded,     // ready to serve; the controller may still check that it is an MPS client
+  kServing,    // takes queries
+  kFailed,     // gave up; `error` says why
+  kExited,     // process gone
 };
 std::string_view WorkerStateName(WorkerState state);
 
@@ -107,8 +107,8 @@ struct WorkerBlock {
   ShmAtomic<uint64_t> heartbeat_ns{0};  // monotonic clock, at least every kHeartbeatNs while alive
   ShmAtomic<uint64_t> ranges_run{0};
   ShmAtomic<uint64_t> busy_ns{0};
-  std::array<char, 16> device{};   // "cpu", "cuda:0", "fake"
-  std::array<char, 512> error{};   // NUL-terminated; valid with state kFailed or a failed Completion
+  std::array<char, 16> device{};                      // "cpu", "cuda:0", "fake"
+  std::array<char, 512> error{};                      // NUL-terminated; valid with state kFailed or a failed Completion
   std::array<RangeTableEntry, kMaxBuckets> ranges{};  // valid from kLoaded on
   // Command ring and its doorbell: controller -> worker.
   DoorbellWord command_bell;
@@ -131,7 +131,7 @@ struct SegmentHeader {
   uint64_t started_ns = 0;         // monotonic clock
   // For the inspector, written once while the controller starts:
   std::array<char, 32> policy{};
-  std::array<char, 128> endpoint{};  // first address clients connect to
+  std::array<char, 128> endpoint{};                              // first address clients connect to
   alignas(kCacheLineBytes) ShmAtomic<uint64_t> heartbeat_ns{0};  // scheduler thread
   ShmAtomic<uint32_t> draining{0};
   ShmAtomic<uint32_t> arena_reserved{0};  // the arena's memory is claimed; nobody touches it before
@@ -152,9 +152,7 @@ static_assert(sizeof(RangeTableEntry) == 280);
 static_assert(sizeof(ShmAtomic<uint64_t>) == 8);
 
 inline constexpr size_t WorkerBlockOffset(size_t index) { return kHeaderBytes + index * sizeof(WorkerBlock); }
-inline constexpr size_t ArenaOffset() {
-  return (WorkerBlockOffset(kMaxWorkers) + 4095) / 4096 * 4096;
-}
+inline constexpr size_t ArenaOffset() { return (WorkerBlockOffset(kMaxWorkers) + 4095) / 4096 * 4096; }
 
 // Log-linear histogram of latencies: 8 buckets per power of two of microseconds, so a quantile is exact to 12.5 %.
 size_t LatencyBucketOf(uint64_t latency_ns);

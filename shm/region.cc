@@ -65,8 +65,7 @@ Region::Region(std::string shm_name, bool owner, bip::shared_memory_object objec
       worker_count_(worker_count) {}
 
 Status Region::ReserveArena() {
-  ABACUS_RETURN_IF_ERROR(
-      Claim(object_, ArenaOffset(), mapping_.get_size() - ArenaOffset(), "/dev/shm/" + shm_name_));
+  ABACUS_RETURN_IF_ERROR(Claim(object_, ArenaOffset(), mapping_.get_size() - ArenaOffset(), "/dev/shm/" + shm_name_));
   header().arena_reserved.store(1, std::memory_order_release);  // SYNC POINT: pairs with AwaitArena's acquire
   return Status::Ok();
 }

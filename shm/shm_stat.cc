@@ -62,9 +62,10 @@ void PrintTable(const std::string& name, const SegmentHeader& header, const std:
   fmt::print("controller {} (pid {}, policy {}{}) at {}, up {:.0f} s\n", name, header.owner_pid,
              LoadText(header.policy), header.draining.load() != 0 ? ", draining" : "", LoadText(header.endpoint),
              static_cast<double>(now_ns - header.started_ns) * 1e-9);
-  fmt::print("arena {:.1f} of {} MiB used; refused messages {}, replies to vanished clients {}, closed connections {}\n",
-             static_cast<double>(header.arena_used_bytes.load()) / (1 << 20), header.arena_bytes >> 20,
-             header.rejected_messages.load(), header.dropped_replies.load(), header.closed_connections.load());
+  fmt::print(
+      "arena {:.1f} of {} MiB used; refused messages {}, replies to vanished clients {}, closed connections {}\n",
+      static_cast<double>(header.arena_used_bytes.load()) / (1 << 20), header.arena_bytes >> 20,
+      header.rejected_messages.load(), header.dropped_replies.load(), header.closed_connections.load());
   fmt::print("{:<20} {:>8} {:<9} {:<7} {:>6} {:>7} {:>10} {:>8} {:>9} {:>9} {:>10} {:>8}\n", "SERVICE", "PID", "STATE",
              "DEVICE", "QUEUE", "RUNNING", "SERVED", "FAILED", "P50 ms", "P99 ms", "VIOLATIONS", "RESTARTS");
   for (const ServiceRow& row : rows) {
@@ -126,8 +127,10 @@ int Main(int argc, char** argv) {
   }
   const SegmentHeader& header = (*region)->header();
   if (!OwnerAlive(header)) {
-    fmt::print(stderr, "abacus-status: the controller '{}' (pid {}) is gone; its segment will be replaced at the next "
-                       "start\n", name, header.owner_pid);
+    fmt::print(stderr,
+               "abacus-status: the controller '{}' (pid {}) is gone; its segment will be replaced at the next "
+               "start\n",
+               name, header.owner_pid);
     return 3;
   }
   const uint64_t now_ns = MonotonicNs();

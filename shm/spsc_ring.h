@@ -59,9 +59,7 @@ class SpscRing {
 
   // Anyone; a snapshot that may be stale at once. True when the peer's cursor cannot be right.
   bool corrupt() const { return size() > kCapacity; }
-  uint64_t size() const {
-    return tail_.load(std::memory_order_acquire) - head_.load(std::memory_order_acquire);
-  }
+  uint64_t size() const { return tail_.load(std::memory_order_acquire) - head_.load(std::memory_order_acquire); }
   bool empty() const { return size() == 0; }
 
   // Only while neither side is attached.

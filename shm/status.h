@@ -67,9 +67,7 @@ class [[nodiscard]] Status {
   bool ok() const { return code_ == StatusCode::kOk; }
   StatusCode code() const { return code_; }
   const std::string& message() const { return message_; }
-  std::string ToString() const {
-    return ok() ? "OK" : std::string(StatusCodeName(code_)) + ": " + message_;
-  }
+  std::string ToString() const { return ok() ? "OK" : std::string(StatusCodeName(code_)) + ": " + message_; }
   // The same error with `context` put in front: the caller's part of the trail.
   Status WithContext(std::string_view context) const {
     return ok() ? *this : Status(code_, std::string(context) + ": " + message_);
@@ -91,11 +89,11 @@ inline tl::unexpected<Status> Error(Status status) { return tl::unexpected<Statu
 }  // namespace abacus
 
 // Leaves the enclosing function (returning Status or Result) when `expr`, a Status, is an error.
-#define ABACUS_RETURN_IF_ERROR(expr)                                                   \
-  do {                                                                                 \
-    if (::abacus::Status abacus_status_ = (expr); !abacus_status_.ok()) {              \
-      return ::abacus::internal::AsReturn(std::move(abacus_status_));                  \
-    }                                                                                  \
+#define ABACUS_RETURN_IF_ERROR(expr)                                      \
+  do {                                                                    \
+    if (::abacus::Status abacus_status_ = (expr); !abacus_status_.ok()) { \
+      return ::abacus::internal::AsReturn(std::move(abacus_status_));     \
+    }                                                                     \
   } while (false)
 
 namespace abacus::internal {

@@ -17,7 +17,18 @@
 
 namespace abacus {
 
-enum class DType : uint8_t { kFloat32 = 0, kFloat16, kBFloat16, kFloat64, kInt64, kInt32, kInt16, kInt8, kUInt8, kBool };
+enum class DType : uint8_t {
+  kFloat32 = 0,
+  kFloat16,
+  kBFloat16,
+  kFloat64,
+  kInt64,
+  kInt32,
+  kInt16,
+  kInt8,
+  kUInt8,
+  kBool
+};
 
 struct DTypeInfo {
   std::string_view name;  // numpy's name, except bfloat16 which numpy lacks

@@ -50,8 +50,7 @@ Status Executor::Validate(const Command& command) const {
   if (command.first >= command.last || !IsCut(ranges, command.first) || !IsCut(ranges, command.last)) {
     return bad("the range does not lie between cut points");
   }
-  const bool continues =
-      command.job_id == job_id_ && command.bucket == job_bucket_ && command.first == next_operator_;
+  const bool continues = command.job_id == job_id_ && command.bucket == job_bucket_ && command.first == next_operator_;
   if (command.first != 0 && !continues) return bad("the range does not continue the job in progress");
   if ((command.flags & Command::kSynthetic) == 0) {
     const uint64_t need = layouts_[command.bucket].total_bytes;

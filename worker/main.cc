@@ -15,7 +15,8 @@ abacus::Result<std::unique_ptr<abacus::ModelRuntime>> MakeRuntime(
                          "unknown device '" + options.device + "'; one of cpu, cuda");
   }
   abacus::RuntimeOptions runtime;
-  runtime.device = options.device == "cuda" ? abacus::RuntimeOptions::Device::kCuda : abacus::RuntimeOptions::Device::kCpu;
+  runtime.device =
+      options.device == "cuda" ? abacus::RuntimeOptions::Device::kCuda : abacus::RuntimeOptions::Device::kCpu;
   runtime.gpu = options.gpu;
   runtime.cpu_threads = options.cpu_threads;
   runtime.graph_cache = options.graph_cache;

@@ -23,7 +23,8 @@ constexpr int kOrphanGraceSeconds = 5;  // for the range that runs; then the pro
 class ControllerWatch {
  public:
   ControllerWatch(pid_t controller, WorkerBlock* block, std::atomic<bool>* stop)
-      : thread_([this, controller, block, stop](const std::stop_token& token) { Run(token, controller, block, stop); }) {}
+      : thread_(
+            [this, controller, block, stop](const std::stop_token& token) { Run(token, controller, block, stop); }) {}
 
  private:
   void Run(const std::stop_token& token, pid_t controller, WorkerBlock* block, std::atomic<bool>* stop) {

@@ -16,15 +16,17 @@ class MpsControlTest : public testing::Test {
  protected:
   void SetUp() override {
     std::filesystem::create_directories(dir_);
-    Script("get_server_list) echo 100; echo 200;;\n"
-           "get_client_list*100) printf '1001\\n1002\\n';;\n"
-           "get_client_list*200) echo 2001;;\n"
-           "terminate_client*) echo 0;;");
+    Script(
+        "get_server_list) echo 100; echo 200;;\n"
+        "get_client_list*100) printf '1001\\n1002\\n';;\n"
+        "get_client_list*200) echo 2001;;\n"
+        "terminate_client*) echo 0;;");
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
   void Script(const std::string& cases) {
     std::ofstream(dir_ / "control") << "#!/bin/sh\nread line\necho \"$line\" >> " << (dir_ / "log").string()
-                                    << "\ncase \"$line\" in\n" << cases << "\nesac\n";
+                                    << "\ncase \"$line\" in\n"
+                                    << cases << "\nesac\n";
     chmod((dir_ / "control").c_str(), 0700);
   }
   std::string Log() const {

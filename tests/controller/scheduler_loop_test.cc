@@ -162,9 +162,9 @@ TEST_F(SchedulerLoopTest, AFullQueueIsTypedOverload) {
 TEST_F(SchedulerLoopTest, AnswersExpiredAndHopelessQueriesWhenAbandoning) {
   Start("fcfs", true);
   WorkerUp(0);
-  Submit(0);                                              // runs, and is late, but is not interrupted
-  const uint32_t expires = Submit(0, 15 * kNsPerMs);      // still possible now
-  const uint32_t hopeless = Submit(0, 5 * kNsPerMs);      // needs 10 ms
+  Submit(0);                                          // runs, and is late, but is not interrupted
+  const uint32_t expires = Submit(0, 15 * kNsPerMs);  // still possible now
+  const uint32_t hopeless = Submit(0, 5 * kNsPerMs);  // needs 10 ms
   Advance(2 * kNsPerMs);
   EXPECT_THAT(Done(), ElementsAre(hopeless));
   EXPECT_EQ(table_[hopeless].status, StatusCode::kDeadlineUnreachable);

@@ -23,7 +23,8 @@ std::vector<int32_t> Iota(const Shape& shape) {
 // Element at index `at` (row-major) of a tensor of this shape.
 int32_t At(const std::vector<int32_t>& v, const Shape& shape, const std::vector<int64_t>& at) {
   uint64_t flat = 0;
-  for (size_t d = 0; d < shape.rank(); ++d) flat = flat * static_cast<uint64_t>(shape[d]) + static_cast<uint64_t>(at[d]);
+  for (size_t d = 0; d < shape.rank(); ++d)
+    flat = flat * static_cast<uint64_t>(shape[d]) + static_cast<uint64_t>(at[d]);
   return v[flat];
 }
 
@@ -48,12 +49,12 @@ struct Case {
 };
 const Case kCases[] = {
     {{3}, {3}},
-    {{2, 3}, {4, 3}},          // batch grows
-    {{2, 3}, {2, 5}},          // sequence grows
+    {{2, 3}, {4, 3}},  // batch grows
+    {{2, 3}, {2, 5}},  // sequence grows
     {{1, 3}, {1, 5}},
-    {{2, 3}, {4, 5}},          // both
-    {{2, 3, 4}, {4, 5, 4}},    // a fixed dimension behind the sequence
-    {{2, 6, 3}, {3, 6, 4}},    // a fixed dimension before it
+    {{2, 3}, {4, 5}},        // both
+    {{2, 3, 4}, {4, 5, 4}},  // a fixed dimension behind the sequence
+    {{2, 6, 3}, {3, 6, 4}},  // a fixed dimension before it
     {{1, 2, 3, 2}, {2, 2, 5, 2}},
     {{1, 1}, {1, 1}},
 };

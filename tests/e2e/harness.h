@@ -25,19 +25,20 @@ inline ControllerProcess::Options FakeServices(const std::string& policy = "free
   options.bin_dir = ABACUS_BIN_DIR;
   options.server = "arena_mib = 32\n";
   options.config = "[scheduler]\npolicy = \"" + policy + "\"\n" + scheduler +
-                   "[worker]\ndevice = \"fake\"\nround_timeout_ms = 500\nmax_restarts_per_minute = 500\n" + sections +
+                   "[worker]\ndevice = \"fake\"\nround_timeout_ms = 2000\nmax_restarts_per_minute = 500\n" + sections +
                    "[[service]]\nname = \"image\"\nmodel = \"image.toml\"\nqueue_limit = 100000\n"
                    "[[service]]\nname = \"text\"\nmodel = \"text.toml\"\nqueue_limit = 100000\n";
   const std::string fake = "[fake]\noperators = 8\nbase_us = " + std::to_string(base_us) + "\n";
   options.files["image.toml"] =
       "name = \"image\"\nfile = \"none.pt\"\n[[inputs]]\nname = \"x\"\ndtype = \"float32\"\nshape = [\"batch\", 1000]\n"
-      "[[outputs]]\nname = \"y\"\ndtype = \"float32\"\nshape = [\"batch\", 1000]\n[buckets]\nbatch = [1, 2, 4]\n" + fake;
+      "[[outputs]]\nname = \"y\"\ndtype = \"float32\"\nshape = [\"batch\", 1000]\n[buckets]\nbatch = [1, 2, 4]\n" +
+      fake;
   options.files["text.toml"] =
       "name = \"text\"\nfile = \"none.pt\"\n[[inputs]]\nname = \"ids\"\ndtype = \"int64\"\n"
       "shape = [\"batch\", \"sequence\"]\nrange = [0, 999999]\n"
       "[[outputs]]\nname = \"out\"\ndtype = \"int64\"\nshape = [\"batch\", \"sequence\"]\n"
-      "[buckets]\nbatch = [1, 2, 4]\nsequence = [8, 16]\n" + fake +
-      "die_on_value = 666\nfail_on_value = 667\nhang_on_value = 668\n";
+      "[buckets]\nbatch = [1, 2, 4]\nsequence = [8, 16]\n" +
+      fake + "die_on_value = 666\nfail_on_value = 667\nhang_on_value = 668\n";
   return options;
 }
 
@@ -95,8 +96,7 @@ class RawClient {
   }
   void Send(const std::vector<std::string>& frames) {
     for (size_t i = 0; i < frames.size(); ++i) {
-      dealer_.send(zmq::buffer(frames[i]),
-                   i + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
+      dealer_.send(zmq::buffer(frames[i]), i + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
     }
   }
   void Send(const protocol::Request& request, const std::vector<std::string>& payloads) {

@@ -89,8 +89,8 @@ TEST(Lifecycle, ATakenPortIsAClearError) {
   ASSERT_EQ(controller.error(), "");
   const auto [code, output] =
       RunLine("ABACUS_RUN_DIR=" + controller.directory().string() + " " + controller.command()[0] + " --config " +
-              controller.command()[2] + " --set server.name=" + controller.name() + "b --set server.listen=" +
-              controller.tcp());
+              controller.command()[2] + " --set server.name=" + controller.name() +
+              "b --set server.listen=" + controller.tcp());
   EXPECT_EQ(code, 1);
   EXPECT_THAT(output, testing::HasSubstr("cannot listen on " + controller.tcp()));
 }

@@ -117,9 +117,9 @@ TEST(Serve, EveryAcceptedQueryGetsExactlyOneReply) {
       int outstanding = 0;
       for (int i = 0; i < kQueries / kClients; ++i) {
         const int64_t seed = 1000 + c * 200'000 + i;
-        auto request = std::make_shared<InferRequest>(
-            random() % 2 == 0 ? ImageQuery(seed, 1 + random() % 4)
-                              : TextQuery(seed, 1 + random() % 4, 1 + random() % 16));
+        auto request =
+            std::make_shared<InferRequest>(random() % 2 == 0 ? ImageQuery(seed, 1 + random() % 4)
+                                                             : TextQuery(seed, 1 + random() % 4, 1 + random() % 16));
         {
           std::unique_lock lock(mutex);
           room.wait(lock, [&] { return outstanding < kWindow; });

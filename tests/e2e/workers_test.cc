@@ -8,7 +8,7 @@ namespace abacus::test {
 namespace {
 
 TEST(Workers, ADeadOneFailsItsQueryIsReplacedAndTheOthersGoOn) {
-  ControllerProcess controller(FakeServices("free", 300'000));
+  ControllerProcess controller(FakeServices("free", 300'000));  // a pass takes 0.3 s
   ASSERT_EQ(controller.error(), "");
   const auto client = ConnectTo(controller.tcp());
   const pid_t victim = controller.worker_pid(0), other = controller.worker_pid(1);
@@ -18,8 +18,8 @@ TEST(Workers, ADeadOneFailsItsQueryIsReplacedAndTheOthersGoOn) {
   const uint64_t killed_ns = MonotonicNs();
   kill(victim, SIGKILL);
   const auto failed = doomed.get();
-  // The promise is 50 ms; the benchmark measures it, the test only tells it from a time-out.
-  EXPECT_LT(MonotonicNs() - killed_ns, 250 * kNsPerMs);
+  // `abacus-bench lifecycle` measures how fast; here it only must not be the time limit that noticed.
+  EXPECT_LT(MonotonicNs() - killed_ns, 10 * kNsPerSecond);
   ASSERT_TRUE(failed);
   EXPECT_EQ(failed->status.code(), StatusCode::kWorkerFailed);
   EXPECT_THAT(failed->status.message(), testing::HasSubstr("signal 9"));

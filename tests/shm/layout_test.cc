@@ -24,9 +24,7 @@ TEST(LatencyHistogram, ErrorIsAtMostAnEighth) {
   }
 }
 
-TEST(LatencyHistogram, HugeValuesStayInTheLastBucket) {
-  EXPECT_EQ(LatencyBucketOf(UINT64_MAX), kLatencyBuckets - 1);
-}
+TEST(LatencyHistogram, HugeValuesStayInTheLastBucket) { EXPECT_EQ(LatencyBucketOf(UINT64_MAX), kLatencyBuckets - 1); }
 
 TEST(Layout, NamesEveryStateAndSurvivesNonsense) {
   EXPECT_EQ(WorkerStateName(WorkerState::kServing), "serving");

@@ -33,7 +33,8 @@ ControllerProcess::ControllerProcess(Options options) : bin_dir_(std::move(optio
   fs::permissions(directory_, fs::perms::owner_all);
   for (const auto& [file, content] : options.files) std::ofstream(directory_ / file) << content;
   std::ofstream(directory_ / "config.toml")
-      << "[server]\nname = \"" << name_ << "\"\nlisten = [\"tcp://127.0.0.1:*\"]\n" << options.server << "\n"
+      << "[server]\nname = \"" << name_ << "\"\nlisten = [\"tcp://127.0.0.1:*\"]\n"
+      << options.server << "\n"
       << options.config;
 
   std::vector<std::string> environment = {"ABACUS_RUN_DIR=" + directory_.string()};
@@ -88,19 +89,21 @@ bool ControllerProcess::running() {
 }
 
 bool ControllerProcess::WaitReady(int timeout_s) {
-  return Eventually(timeout_s * 1000, [&] {
-    if (!running()) return true;
-    if (!region_) {
-      auto opened = Region::Open(name_, Region::Access::kReadWrite, 0);
-      if (!opened || (*opened)->header().owner_pid != pid_) return false;
-      region_ = std::move(*opened);
-    }
-    for (size_t i = 0; i < region_->worker_count(); ++i) {
-      const auto state = static_cast<WorkerState>(region_->worker(i).state.load());
-      if (state != WorkerState::kServing) return false;
-    }
-    return true;
-  }) && running();
+  return Eventually(timeout_s * 1000,
+                    [&] {
+                      if (!running()) return true;
+                      if (!region_) {
+                        auto opened = Region::Open(name_, Region::Access::kReadWrite, 0);
+                        if (!opened || (*opened)->header().owner_pid != pid_) return false;
+                        region_ = std::move(*opened);
+                      }
+                      for (size_t i = 0; i < region_->worker_count(); ++i) {
+                        const auto state = static_cast<WorkerState>(region_->worker(i).state.load());
+                        if (state != WorkerState::kServing) return false;
+                      }
+                      return true;
+                    }) &&
+         running();
 }
 
 pid_t ControllerProcess::worker_pid(size_t index) { return region_->worker(index).pid.load(); }

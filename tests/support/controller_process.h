@@ -21,9 +21,9 @@ class ControllerProcess {
  public:
   struct Options {
     std::filesystem::path bin_dir;
-    std::string config;                          // TOML without [server]
-    std::string server;                          // extra keys of [server]
-    std::map<std::string, std::string> files;    // written beside the configuration: name -> content
+    std::string config;                        // TOML without [server]
+    std::string server;                        // extra keys of [server]
+    std::map<std::string, std::string> files;  // written beside the configuration: name -> content
     bool wait_ready = true;
     int ready_timeout_s = 60;
   };

@@ -83,10 +83,10 @@ TEST_F(ExecutorTest, RunsConsecutiveRangesOfAJob) {
 }
 
 TEST_F(ExecutorTest, RefusesARangeWithoutItsPrefix) {
-  EXPECT_FALSE(Ok(Do(Range(1, 4, 7))));          // never started
+  EXPECT_FALSE(Ok(Do(Range(1, 4, 7))));  // never started
   EXPECT_TRUE(Ok(Do(Range(1, 0, 4))));
-  EXPECT_FALSE(Ok(Do(Range(1, 7, 10))));         // a gap
-  EXPECT_FALSE(Ok(Do(Range(2, 4, 7))));          // another job
+  EXPECT_FALSE(Ok(Do(Range(1, 7, 10))));  // a gap
+  EXPECT_FALSE(Ok(Do(Range(2, 4, 7))));   // another job
   EXPECT_EQ(runtime_.calls.size(), 1u) << "a refused range must not reach the runtime";
   EXPECT_TRUE(Ok(Do(Range(1, 4, 10)))) << "a refused command changes nothing";
 }
@@ -108,7 +108,7 @@ TEST_F(ExecutorTest, AFailedRangeEndsItsJob) {
 }
 
 TEST_F(ExecutorTest, RefusesNonsense) {
-  EXPECT_FALSE(Ok(Do(Range(1, 0, 5))));   // not a cut point
+  EXPECT_FALSE(Ok(Do(Range(1, 0, 5))));  // not a cut point
   EXPECT_FALSE(Ok(Do(Range(1, 0, 11))));
   EXPECT_FALSE(Ok(Do(Range(1, 0, 0))));
   Command command = Range(1, 0, 4);
