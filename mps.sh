@@ -57,7 +57,8 @@ main() {
     stop) stop_command "$@" ;;
     test) test_command "$@" ;;
     export)
-      setup_all
+      ensure_packages "${APT_PACKAGES[@]}"
+      ensure_python
       exec "$PYTHON" "$ABACUS_ROOT/models/export.py" "$@"
       ;;
     setup)

@@ -167,8 +167,9 @@ void FrontEnd::Sleep() {
 size_t FrontEnd::ReceiveSome() {
   size_t received = 0;
   while (received < kReceiveBatch && ReceiveOne()) ++received;
-  if (submitted_any_) {
-    submitted_any_ = false;
+  if (!submitted_.empty()) {
+    channel_.submitted.push(submitted_.data(), submitted_.size());  // has room for every accepted query
+    submitted_.clear();
     wake_scheduler_();
   }
   return received;
@@ -206,7 +207,7 @@ Client* FrontEnd::ClientOf(const zmq::message_t& identity) {
   const std::string key(static_cast<const char*>(identity.data()), identity.size());
   auto& client = clients_[key];
   if (!client) {
-    client = std::make_unique<Client>();
+    client = std::make_unique<Client>(&client_memory_);
     client->identity = key;
   }
   return client.get();
@@ -318,8 +319,7 @@ void FrontEnd::HandleInfer(Client* client, size_t payload_frames) {
   client->ids.insert(id);
   region_->header().arena_used_bytes.store(arena_.used_bytes(), std::memory_order_relaxed);
   if (!query.synthetic) CopyInputs(admitted_, service.spec, query);
-  channel_.submitted.push(*slot);  // has room for every accepted query
-  submitted_any_ = true;
+  submitted_.push_back(*slot);
 }
 
 void FrontEnd::CopyInputs(const Admitted& admitted, const ModelSpec& spec, const Query& query) {
@@ -416,13 +416,10 @@ void FrontEnd::ReplyHealth(Client* client, uint64_t id) {
 }
 
 size_t FrontEnd::SendFinished() {
-  size_t sent = 0;
-  uint32_t slot = 0;
-  while (channel_.done.pop(slot)) {
-    SendFinishedQuery(slot);
-    ++sent;
-  }
-  return sent;
+  std::array<uint32_t, kReceiveBatch> slots;
+  const size_t count = channel_.done.pop(slots.data(), slots.size());
+  for (size_t i = 0; i < count; ++i) SendFinishedQuery(slots[i]);
+  return count;
 }
 
 void FrontEnd::SendFinishedQuery(uint32_t slot) {
@@ -479,8 +476,8 @@ bool FrontEnd::SendFrame(zmq::message_t* frame, bool more) {
 
 void FrontEnd::ReclaimReleased() {
   bool any = false;
-  while (const auto slot = table_.PopReleased()) {
-    Query& query = table_[*slot];
+  table_.TakeReleased([&](uint32_t slot) {
+    Query& query = table_[slot];
     Client* client = query.client;
     --client->held;
     if (!query.refusal) {
@@ -491,9 +488,9 @@ void FrontEnd::ReclaimReleased() {
       query.block = {};
     }
     query.client = nullptr;
-    table_.Return(*slot);
+    table_.Return(slot);
     any = true;
-  }
+  });
   if (any) {
     region_->header().arena_used_bytes.store(arena_.used_bytes(), std::memory_order_relaxed);
     in_use_.store(table_.in_use(), std::memory_order_release);

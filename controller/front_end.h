@@ -14,6 +14,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -33,12 +34,13 @@ namespace abacus {
 
 // One connection, by ZeroMQ routing id.
 struct Client {
+  explicit Client(std::pmr::memory_resource* memory) : ids(memory) {}
   std::string identity;
-  int fd = -1;                       // of the connection; only to attribute bytes to it
-  uint32_t held = 0;                 // slots: queries and refusals that have not left yet
-  uint32_t queries = 0;              // accepted ones among them
-  uint64_t bytes = 0;                // arena bytes of its queries
-  std::unordered_set<uint64_t> ids;  // of its queries without a reply
+  int fd = -1;                            // of the connection; only to attribute bytes to it
+  uint32_t held = 0;                      // slots: queries and refusals that have not left yet
+  uint32_t queries = 0;                   // accepted ones among them
+  uint64_t bytes = 0;                     // arena bytes of its queries
+  std::pmr::unordered_set<uint64_t> ids;  // of its queries without a reply
 };
 
 class FrontEnd {
@@ -98,10 +100,11 @@ class FrontEnd {
   zmq::socket_t router_;
   std::unique_ptr<ConnectionGuard> guard_;
   std::vector<std::string> endpoints_;
+  std::pmr::unsynchronized_pool_resource client_memory_;              // nodes of Client::ids
   std::unordered_map<std::string, std::unique_ptr<Client>> clients_;  // by identity
   uint64_t next_sweep_ns_ = 0;
-  bool submitted_any_ = false;
-  uint32_t accepted_ = 0;  // queries whose reply has not left
+  std::vector<uint32_t> submitted_;  // admitted in this iteration, handed over together
+  uint32_t accepted_ = 0;            // queries whose reply has not left
   std::atomic<bool> arena_ready_{false};
   std::atomic<bool> draining_{false};
   std::atomic<uint32_t> in_use_{0};

@@ -10,7 +10,6 @@
 #define ABACUS_CONTROLLER_QUERY_H_
 
 #include <atomic>
-#include <boost/lockfree/queue.hpp>
 #include <boost/lockfree/spsc_queue.hpp>
 #include <cstdint>
 #include <memory>
@@ -54,12 +53,12 @@ struct Query {
   // The reply on its way out.
   std::string header;
   std::atomic<uint32_t> frames_out{0};  // frames of it that ZeroMQ still holds
+  uint32_t next_released = 0;           // link of QueryTable's list
 };
 
 class QueryTable {
  public:
-  explicit QueryTable(uint32_t capacity)
-      : slots_(std::make_unique<Query[]>(capacity)), capacity_(capacity), released_(capacity) {
+  explicit QueryTable(uint32_t capacity) : slots_(std::make_unique<Query[]>(capacity)), capacity_(capacity) {
     free_.reserve(capacity);
     for (uint32_t i = capacity; i-- > 0;) {
       slots_[i].table = this;
@@ -83,20 +82,30 @@ class QueryTable {
 
   // Any thread: ZeroMQ is done with one frame of this slot's reply.
   void FrameReleased(uint32_t slot) {
-    if (slots_[slot].frames_out.fetch_sub(1, std::memory_order_acq_rel) == 1) released_.push(slot);
+    if (slots_[slot].frames_out.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    uint32_t head = released_.load(std::memory_order_relaxed);
+    do {
+      slots_[slot].next_released = head;
+    } while (!released_.compare_exchange_weak(head, slot, std::memory_order_release, std::memory_order_relaxed));
   }
-  // Front end only: the next slot whose reply has left.
-  std::optional<uint32_t> PopReleased() {
-    uint32_t slot = 0;
-    if (!released_.pop(slot)) return std::nullopt;
-    return slot;
+  // Front end only: calls handle(slot) for every slot whose reply has left. The list is taken as a whole, so one
+  // exchange serves all, and no slot can be pushed again while somebody still follows its link.
+  template <class Handle>
+  void TakeReleased(const Handle& handle) {
+    uint32_t slot = released_.exchange(kNone, std::memory_order_acquire);  // SYNC POINT: pairs with the push's release
+    while (slot != kNone) {
+      const uint32_t next = slots_[slot].next_released;
+      handle(slot);
+      slot = next;
+    }
   }
 
  private:
+  static constexpr uint32_t kNone = UINT32_MAX;
   std::unique_ptr<Query[]> slots_;
   const uint32_t capacity_;
   std::vector<uint32_t> free_;
-  boost::lockfree::queue<uint32_t> released_;  // many producers: ZeroMQ's I/O threads and the front end
+  std::atomic<uint32_t> released_{kNone};  // head of a list; pushed to by ZeroMQ's I/O threads and the front end
 };
 
 // Front end <-> scheduler. Both directions can hold every accepted query, so a push never fails.

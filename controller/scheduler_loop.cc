@@ -1,6 +1,8 @@
 #include "controller/scheduler_loop.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
 
 #include "shm/clock.h"
 #include "shm/log.h"
@@ -69,8 +71,9 @@ size_t SchedulerLoop::DoWork(uint64_t now_ns) {
   work += HandleSubmitted(now_ns);
   work += HandleOverdue(now_ns);
   work += PlanAndDispatch(now_ns);
-  if (finished_any_) {
-    finished_any_ = false;
+  if (!finished_.empty()) {
+    channel_.done.push(finished_.data(), finished_.size());  // has room for every accepted query
+    finished_.clear();
     wake_front_end_();
   }
   return work;
@@ -198,10 +201,9 @@ bool SchedulerLoop::PopCompletion(Service* service, uint64_t now_ns) {
 }
 
 size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
-  size_t handled = 0;
-  uint32_t slot = 0;
-  while (handled < kSubmitBatch && channel_.submitted.pop(slot)) {
-    ++handled;
+  std::array<uint32_t, kSubmitBatch> slots;
+  const size_t count = channel_.submitted.pop(slots.data(), slots.size());
+  for (const uint32_t slot : std::span(slots.data(), count)) {
     const Query& query = table_[slot];
     Service& service = services_[query.service];
     in_flight_.fetch_add(1, std::memory_order_relaxed);
@@ -229,7 +231,7 @@ size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
     if (service.serving) LearnBucket(job);
     service.queue.PushBack(job);
   }
-  return handled;
+  return count;
 }
 
 void SchedulerLoop::LearnBucket(Job* job) {
@@ -365,8 +367,7 @@ void SchedulerLoop::FinishQuery(uint32_t slot, StatusCode code, const std::strin
     if (now_ns > query.deadline_ns) BumpOwned(stats.violations);
   }
   spdlog::trace("query {} of {}: {}", query.id, services_[query.service].config->name, StatusCodeName(code));
-  finished_any_ = true;
-  channel_.done.push(slot);
+  finished_.push_back(slot);
   in_flight_.fetch_sub(1, std::memory_order_release);
 }
 

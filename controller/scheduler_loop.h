@@ -125,7 +125,7 @@ class SchedulerLoop {
   std::vector<Job*> free_jobs_;
   uint64_t next_job_id_ = 1;
   uint64_t next_overdue_check_ns_ = 0;
-  bool finished_any_ = false;
+  std::vector<uint32_t> finished_;  // in this iteration, handed over together
   std::atomic<uint64_t> in_flight_{0};
 
   std::mutex events_mutex_;

@@ -1,4 +1,5 @@
-// Waker: wakes a thread that sleeps in poll() on an eventfd, at the price of one locked exchange while it does not sleep.
+// Waker: wakes a thread that sleeps in poll() on an eventfd, at the price of one locked exchange while it does not
+// sleep.
 //
 // Sleeper: PrepareSleep(), look at the queues once more, poll() on fd(), FinishSleep(). Waker: push, then Wake().
 // SYNC POINT: both sides exchange sleeping_. Whichever exchange comes second reads what the first one wrote and so sees
@@ -29,9 +30,7 @@ class Waker {
       [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof(one));
     }
   }
-  void PrepareSleep() {
-    sleeping_.exchange(true, std::memory_order_acq_rel);
-  }
+  void PrepareSleep() { sleeping_.exchange(true, std::memory_order_acq_rel); }
   void FinishSleep() {
     sleeping_.store(false, std::memory_order_relaxed);
     uint64_t count = 0;

@@ -51,7 +51,7 @@ def is_gone(pid: int) -> bool:
 def test_help_names_every_command() -> None:
     result = mps("help")
     assert result.returncode == 0
-    for command in ("demo", "start", "status", "stop", "test", "setup"):
+    for command in ("demo", "start", "status", "stop", "test", "export", "setup"):
         assert f"./mps.sh {command}" in result.stdout
 
 
