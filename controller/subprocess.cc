@@ -70,6 +70,7 @@ Result<std::string> RunCommand(const std::vector<std::string>& argv, const std::
   }
   if (timed_out) return Error(StatusCode::kTimeout, argv[0] + " did not finish in time");
   if (!WIFEXITED(exit_status) || WEXITSTATUS(exit_status) != 0) {
+    while (!output.empty() && output.back() == '\n') output.pop_back();
     return Error(StatusCode::kInternal, argv[0] + " failed: " + output);
   }
   return output;

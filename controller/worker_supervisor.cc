@@ -156,7 +156,8 @@ void WorkerSupervisor::CheckLoaded(uint32_t index, uint64_t now_ns) {
       const auto attached = mps_.IsClient(worker.pid);
       if (!attached || !*attached) {
         Kill(index, attached ? "runs without CUDA MPS: the MPS daemon does not list it as a client"
-                             : attached.error().message() + " (set [worker] mps = false to serve without MPS)");
+                             : "cannot be checked for CUDA MPS: " + attached.error().message() +
+                                   " (set [worker] mps = false to serve without MPS)");
         return;
       }
     }

@@ -6,6 +6,8 @@ set -euo pipefail
 BIN=$ABACUS_ROOT/build/bin
 CACHE_DIR=${ABACUS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/abacus}
 SETUP_LOG=$ABACUS_ROOT/build/setup.log
+# Clones in different folders share what ccache has compiled.
+export CCACHE_BASEDIR=$ABACUS_ROOT CCACHE_NOHASHDIR=1
 
 say() { printf 'abacus: %s\n' "$*"; }
 warn() { printf 'abacus: warning: %s\n' "$*" >&2; }
