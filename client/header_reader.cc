@@ -163,6 +163,7 @@ std::string Path::ToString() const {
   std::string text = parent->ToString();
   if (key.data() == nullptr) return text + "[" + std::to_string(index) + "]";
   if (!text.empty()) text += '.';
+  if (key.empty()) text += "\"\"";  // a key without characters must not make a path without any
   for (char c : key.substr(0, kMaxNameBytes)) text += Printable(c) ? c : '?';
   return text;
 }

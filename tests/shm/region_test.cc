@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -106,7 +107,10 @@ TEST_F(RegionTest, OpenerRefusesAnotherVersionAndATruncatedSegment) {
 }
 
 TEST_F(RegionTest, AFullFileSystemFailsTheReservation) {
-  auto owner = Region::Create(name_, 1, uint64_t{1} << 44);  // sparse until reserved
+  struct statvfs memory;
+  ASSERT_EQ(statvfs("/dev/shm", &memory), 0);
+  const uint64_t too_much = uint64_t{memory.f_blocks} * memory.f_frsize + (uint64_t{1} << 30);
+  auto owner = Region::Create(name_, 1, too_much);  // sparse until reserved
   ASSERT_TRUE(owner) << owner.error().message();
   const Status reserved = (*owner)->ReserveArena();
   EXPECT_EQ(reserved.code(), StatusCode::kUnavailable);
