@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/tcp.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +17,8 @@ namespace abacus {
 namespace {
 
 constexpr uint64_t kCheckNs = 10 * kNsPerMs;
+constexpr uint64_t kSettleNs = 100 * kNsPerMs;  // for ZeroMQ to drop what a closed connection held
+constexpr uint64_t kSuspectBytes = 256 * 1024;  // less of a message cannot be what filled the memory
 constexpr char kMonitorEndpoint[] = "inproc://abacus-connections";
 
 // Anonymous resident memory: heap growth without the shared arena, whose pages become resident as they are used.
@@ -106,7 +109,13 @@ uint32_t ConnectionGuard::Check(uint64_t now_ns) {
       worst_bytes = pending;
     }
   }
-  if (worst_fd >= 0 && AnonymousBytes() > baseline_bytes_ + limits_.max_growth_bytes) {
+  if (now_ns < settled_ns_ || AnonymousBytes() <= baseline_bytes_ + limits_.max_growth_bytes) return closed_;
+  settled_ns_ = now_ns + kSettleNs;
+  if (worst_bytes < kSuspectBytes) {
+    // Nobody's unfinished message: the heap keeps what is free again, or the load is real. Count from here.
+    malloc_trim(0);
+    baseline_bytes_ = AnonymousBytes();
+  } else {
     Shut(worst_fd, &connections_[worst_fd],
          "memory grew past its limit, and this connection has " + std::to_string(worst_bytes) +
              " bytes without a complete message");

@@ -5,7 +5,8 @@
 // order, so whatever came before a delivered message is complete: the guard counts, per connection, the bytes that the
 // kernel received (TCP_INFO) since the last look that followed a delivery. When they pass `max_pending_bytes`,
 // or the process's memory grew by more than `max_growth_bytes` since the first connection (tiny frames cost ZeroMQ many
-// times their bytes), the worst connection is shut down; ZeroMQ then drops what it held.
+// times their bytes), the worst connection is shut down; ZeroMQ then drops what it held. Memory that grew without an
+// unfinished message of some size is nobody's fault and becomes the new measure.
 // Connections beyond `max_connections` are closed at once. Local ipc connections are the same user's and not watched.
 //
 // Thread rule: the front end's thread. Units: bytes, nanoseconds.
@@ -55,8 +56,9 @@ class ConnectionGuard {
   zmq::socket_t* const socket_;
   zmq::socket_t monitor_;
   std::unordered_map<int, Connection> connections_;  // by ZeroMQ's fd
-  uint64_t baseline_bytes_ = 0;                      // resident memory when the first connection came
+  uint64_t baseline_bytes_ = 0;                      // anonymous memory that growth is counted from
   uint64_t next_check_ns_ = 0;
+  uint64_t settled_ns_ = 0;  // memory is not judged before this
   uint32_t closed_ = 0;
 };
 
