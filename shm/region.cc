@@ -106,7 +106,11 @@ Result<std::unique_ptr<Region>> Region::Create(const std::string& name, size_t w
     bip::permissions owner_only(0600);
     bip::shared_memory_object object(bip::create_only, shm_name.c_str(), bip::read_write, owner_only);
     const uint64_t total_bytes = ArenaOffset() + arena_bytes;
-    object.truncate(static_cast<bip::offset_t>(total_bytes));  // sparse
+    // Not object.truncate(): newer versions of Boost allocate the whole segment there.
+    if (ftruncate(object.get_mapping_handle().handle, static_cast<off_t>(total_bytes)) != 0) {
+      bip::shared_memory_object::remove(shm_name.c_str());
+      return Error(StatusCode::kUnavailable, "cannot size " + shown + ": " + std::strerror(errno));
+    }
     if (Status claimed = Claim(object, 0, ArenaOffset(), shown); !claimed.ok()) {
       bip::shared_memory_object::remove(shm_name.c_str());
       return Error(std::move(claimed));
