@@ -328,9 +328,11 @@ void FrontEnd::CopyInputs(const Admitted& admitted, const ModelSpec& spec, const
   std::byte* const base = region_->arena().data() + query.block.offset_bytes;
   for (size_t s = 0; s < spec.inputs.size(); ++s) {
     const TensorSpec& input = spec.inputs[s];
+    // Rows that only fill the bucket must be valid too: an index out of range kills every client of the GPU.
+    const int64_t pad = input.range ? std::clamp(input.pad, input.range->low, input.range->high) : input.pad;
     CopyPadded(base + layout.inputs[s].offset_bytes, ShapeAt(input, bucket.batch, bucket.sequence),
                payloads_[admitted.input_order[s]].data(), ShapeAt(input, query.batch, query.sequence), input.dtype,
-               input.pad);
+               pad);
   }
 }
 

@@ -22,7 +22,6 @@ Executor::Executor(Region* region, size_t worker_index, const ModelSpec& spec, M
     : block_(region->worker(worker_index)),
       header_(region->header()),
       arena_(region->arena()),
-      spec_(spec),
       runtime_(runtime),
       command_bell_(&block_.command_bell),
       controller_bell_(&header_.controller_bell) {

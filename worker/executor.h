@@ -43,7 +43,6 @@ class Executor {
   WorkerBlock& block_;
   SegmentHeader& header_;
   const std::span<std::byte> arena_;
-  const ModelSpec& spec_;
   ModelRuntime* const runtime_;
   std::vector<BlockLayout> layouts_;  // by bucket
   Doorbell command_bell_;
