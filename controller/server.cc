@@ -126,7 +126,7 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
                config.services.size());
   supervisor.StartAll();
   // While the workers load; they touch the arena only after that.
-  const Status reserved = (*region)->ReserveArena();
+  Status reserved = (*region)->ReserveArena();
   if (reserved.ok()) {
     (*front_end)->SetArenaReady();
     spdlog::info("{} MiB of shared memory reserved after {:.1f} ms", config.server.arena_bytes >> 20,

@@ -386,7 +386,7 @@ TEST(ProtocolHostile, EveryChangedByteIsHandled) {
 
 // A map under an empty key: the path of what is wrong in it must still say something.
 TEST(ProtocolHostile, AnEmptyKeyHasAPath) {
-  const DecodeError error = DecodeBadRequest(std::string("\x82\xa1v\x01\xa0\xc4\x01x", 9));
+  const DecodeError error = DecodeBadRequest(std::string("\x82\xa1v\x01\xa0\xc4\x01x", 8));
   EXPECT_FALSE(error.field.empty());
   EXPECT_FALSE(error.message.empty());
 }
