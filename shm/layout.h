@@ -22,7 +22,7 @@
 namespace abacus {
 
 inline constexpr uint64_t kSegmentMagic = 0x3153554341424153;  // "SABACUS1", read as little endian
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 inline constexpr size_t kMaxWorkers = 16;
 inline constexpr size_t kMaxBuckets = 64;
 inline constexpr size_t kMaxCuts = 64;  // intervals between cut points of one bucket
@@ -39,7 +39,7 @@ struct Command {
   uint32_t bucket = 0;
   uint32_t first = 0;  // operators [first, last), both cut points of the bucket
   uint32_t last = 0;
-  uint32_t reserved = 0;
+  uint32_t gate = 0;          // start once SegmentHeader::gate has reached this value (gate.h); 0: at once
   uint64_t block_offset = 0;  // of the job's tensors, from the start of the arena; BlockLayout says where each lies
   uint64_t block_bytes = 0;
   uint64_t sent_ns = 0;
@@ -51,10 +51,13 @@ struct Completion {
   uint64_t job_id = 0;
   uint32_t first = 0;
   uint32_t last = 0;
-  uint32_t status = 0;  // StatusCode; the text is in WorkerBlock::error
-  uint32_t fatal = 0;   // 1: the worker exits after this
-  uint64_t started_ns = 0;
+  uint32_t status = 0;      // StatusCode; the text is in WorkerBlock::error
+  uint32_t fatal = 0;       // 1: the worker exits after this
+  uint64_t started_ns = 0;  // command taken, or its gate seen open
   uint64_t ended_ns = 0;
+  // When the GPU began and ended the range, on the GPU's own clock; 0 unless GPU timestamps are on.
+  uint64_t gpu_started_ns = 0;
+  uint64_t gpu_ended_ns = 0;
 };
 static_assert(sizeof(Completion) <= kCacheLineBytes);
 
@@ -62,6 +65,12 @@ static_assert(sizeof(Completion) <= kCacheLineBytes);
 struct alignas(kCacheLineBytes) DoorbellWord {
   ShmAtomic<uint32_t> value{0};
   ShmAtomic<uint32_t> waiting{0};
+};
+
+// Holds back ranges that were sent ahead of their round; see gate.h.
+struct alignas(kCacheLineBytes) GateWord {
+  ShmAtomic<uint32_t> value{0};
+  ShmAtomic<uint32_t> waiting{0};  // sleepers
 };
 
 enum class WorkerState : uint32_t {
@@ -108,6 +117,8 @@ struct WorkerBlock {
   ShmAtomic<uint64_t> ranges_run{0};
   ShmAtomic<uint64_t> busy_ns{0};
   std::array<char, 16> device{};                      // "cpu", "cuda:0", "fake"
+  std::array<char, 128> device_name{};                // "NVIDIA H100 80GB HBM3"; what a predictor is trained for
+  std::array<char, 128> libraries{};                  // versions that decide which kernels run
   std::array<char, 512> error{};                      // NUL-terminated; valid with state kFailed or a failed Completion
   std::array<RangeTableEntry, kMaxBuckets> ranges{};  // valid from kLoaded on
   // Command ring and its doorbell: controller -> worker.
@@ -116,6 +127,18 @@ struct WorkerBlock {
   // Completion ring: worker -> controller; the doorbell is SegmentHeader::controller_bell.
   SpscRing<Completion, kRingCapacity> completions;
   alignas(kCacheLineBytes) ServiceStats stats;
+};
+
+// How well the latency model does, written by the scheduler thread.
+struct PredictorStats {
+  std::array<char, 256> description{};      // which model predicts and, for a fallback, why; written before serving
+  ShmAtomic<uint32_t> trained{0};           // 1: a trained predictor is in use
+  ShmAtomic<uint32_t> margin_ppm{0};        // safety margin now, millionths of the prediction
+  ShmAtomic<uint32_t> error_ppm{0};         // moving average of |actual / predicted - 1|, millionths
+  ShmAtomic<uint64_t> rounds{0};            // that completed and had a prediction
+  ShmAtomic<uint64_t> rounds_over{0};       // of these: took longer than prediction plus margin
+  ShmAtomic<uint64_t> rounds_untrained{0};  // of these: predicted by the additive model
+  ShmAtomic<uint64_t> rounds_several{0};    // of these: with more than one range
 };
 
 struct SegmentHeader {
@@ -140,6 +163,8 @@ struct SegmentHeader {
   ShmAtomic<uint64_t> dropped_replies{0};     // the client had vanished
   ShmAtomic<uint64_t> closed_connections{0};  // cut off for breaking a limit
   DoorbellWord controller_bell;
+  GateWord gate;
+  alignas(kCacheLineBytes) PredictorStats predictor;
 };
 
 inline constexpr uint64_t kHeartbeatNs = 100'000'000;

@@ -57,6 +57,49 @@ ServiceRow ReadRow(const WorkerBlock& block, uint64_t now_ns) {
   return row;
 }
 
+double Percent(uint64_t part, uint64_t whole) {
+  return whole == 0 ? 0 : 100 * static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// 12345 as 12,345.
+std::string Grouped(uint64_t number) {
+  std::string text = std::to_string(number);
+  for (size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
+  return text;
+}
+
+// Read once: the figures go on changing.
+struct PredictorView {
+  explicit PredictorView(const PredictorStats& stats)
+      : description(LoadText(stats.description)),
+        trained(stats.trained.load(std::memory_order_relaxed) != 0),
+        margin_ppm(stats.margin_ppm.load(std::memory_order_relaxed)),
+        error_ppm(stats.error_ppm.load(std::memory_order_relaxed)),
+        rounds(stats.rounds.load(std::memory_order_relaxed)),
+        rounds_over(stats.rounds_over.load(std::memory_order_relaxed)),
+        rounds_several(stats.rounds_several.load(std::memory_order_relaxed)),
+        rounds_untrained(stats.rounds_untrained.load(std::memory_order_relaxed)) {}
+
+  const std::string description;
+  const bool trained;
+  const uint32_t margin_ppm, error_ppm;
+  const uint64_t rounds, rounds_over, rounds_several, rounds_untrained;
+};
+
+void PrintPredictor(const PredictorView& predictor) {
+  fmt::print("predictor: {}\n", predictor.description.empty() ? "not loaded yet" : predictor.description);
+  if (predictor.rounds == 0) {
+    fmt::print("no predicted rounds yet\n");
+    return;
+  }
+  fmt::print(
+      "margin {:.1f} %, error {:.1f} % over {} rounds ({} of several ranges), {:.1f} % over prediction plus margin, {} "
+      "by the additive model\n",
+      predictor.margin_ppm * 1e-4, predictor.error_ppm * 1e-4, Grouped(predictor.rounds),
+      Grouped(predictor.rounds_several), Percent(predictor.rounds_over, predictor.rounds),
+      Grouped(predictor.rounds_untrained));
+}
+
 void PrintTable(const std::string& name, const SegmentHeader& header, const std::vector<ServiceRow>& rows,
                 uint64_t now_ns) {
   fmt::print("controller {} (pid {}, policy {}{}) at {}, up {:.0f} s\n", name, header.owner_pid,
@@ -66,6 +109,7 @@ void PrintTable(const std::string& name, const SegmentHeader& header, const std:
       "arena {:.1f} of {} MiB used; refused messages {}, replies to vanished clients {}, closed connections {}\n",
       static_cast<double>(header.arena_used_bytes.load()) / (1 << 20), header.arena_bytes >> 20,
       header.rejected_messages.load(), header.dropped_replies.load(), header.closed_connections.load());
+  PrintPredictor(PredictorView(header.predictor));
   fmt::print("{:<20} {:>8} {:<9} {:<7} {:>6} {:>7} {:>10} {:>8} {:>9} {:>9} {:>10} {:>8}\n", "SERVICE", "PID", "STATE",
              "DEVICE", "QUEUE", "RUNNING", "SERVED", "FAILED", "P50 ms", "P99 ms", "VIOLATIONS", "RESTARTS");
   for (const ServiceRow& row : rows) {
@@ -97,6 +141,15 @@ void PrintJson(const std::string& name, const SegmentHeader& header, const std::
                         {"heartbeat_age_s", row.heartbeat_age_s},
                         {"error", row.error}});
   }
+  const PredictorView view(header.predictor);
+  const nlohmann::json predictor = {{"description", view.description},
+                                    {"trained", view.trained},
+                                    {"margin", view.margin_ppm / 1e6},
+                                    {"error", view.error_ppm / 1e6},
+                                    {"rounds", view.rounds},
+                                    {"rounds_over", view.rounds_over},
+                                    {"rounds_several", view.rounds_several},
+                                    {"rounds_untrained", view.rounds_untrained}};
   const nlohmann::json out = {{"name", name},
                               {"pid", header.owner_pid},
                               {"policy", LoadText(header.policy)},
@@ -108,6 +161,7 @@ void PrintJson(const std::string& name, const SegmentHeader& header, const std::
                               {"rejected_messages", header.rejected_messages.load()},
                               {"dropped_replies", header.dropped_replies.load()},
                               {"closed_connections", header.closed_connections.load()},
+                              {"predictor", predictor},
                               {"services", services}};
   fmt::print("{}\n", out.dump(2));
 }
