@@ -6,7 +6,6 @@
 #ifndef ABACUS_WORKER_CUDA_MODULE_H_
 #define ABACUS_WORKER_CUDA_MODULE_H_
 
-#include <cstddef>
 #include <memory>
 
 #include "shm/status.h"
@@ -19,7 +18,7 @@ struct CudaModule {
   // UNAVAILABLE with the reason unless the process can use GPU `gpu`. Makes it the thread's current device.
   Status (*use_gpu)(int gpu);
   // Captures and measures every bucket of a model that was loaded onto that GPU.
-  Result<std::unique_ptr<TorchRuntime>> (*create)(LoadedModel model, int gpu, size_t graph_cache,
+  Result<std::unique_ptr<TorchRuntime>> (*create)(LoadedModel model, int gpu, bool timestamps,
                                                   const ProgressFn& progress);
 };
 

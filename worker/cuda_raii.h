@@ -32,8 +32,14 @@ struct CudaGraphExecDeleter {
 struct CudaEventDeleter {
   void operator()(cudaEvent_t event) const { (void)cudaEventDestroy(event); }
 };
+struct CudaHostDeleter {
+  void operator()(void* memory) const { (void)cudaFreeHost(memory); }
+};
 using UniqueCudaGraph = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, CudaGraphDeleter>;
 using UniqueCudaGraphExec = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, CudaGraphExecDeleter>;
+// Page-locked host memory; T needs no destructor.
+template <class T>
+using UniqueCudaHost = std::unique_ptr<T, CudaHostDeleter>;
 using UniqueCudaEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, CudaEventDeleter>;
 
 }  // namespace abacus

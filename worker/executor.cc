@@ -24,7 +24,8 @@ Executor::Executor(Region* region, size_t worker_index, const ModelSpec& spec, M
       arena_(region->arena()),
       runtime_(runtime),
       command_bell_(&block_.command_bell),
-      controller_bell_(&header_.controller_bell) {
+      controller_bell_(&header_.controller_bell),
+      gate_(&header_.gate) {
   for (size_t b = 0; b < spec.bucket_count(); ++b) layouts_.push_back(LayoutOf(spec, b));
 }
 
@@ -37,6 +38,14 @@ void Executor::PublishRanges() {
     entry.cut_count = static_cast<uint32_t>(ranges.cuts.size());
     std::copy(ranges.cuts.begin(), ranges.cuts.end(), entry.cuts.begin());
   }
+  StoreText(block_.device_name, runtime_->device_name());
+  StoreText(block_.libraries, runtime_->libraries());
+}
+
+Status Executor::HoldOnDevice() {
+  ABACUS_RETURN_IF_ERROR(runtime_->UseGate(&header_.gate));
+  holds_on_device_ = true;
+  return Status::Ok();
 }
 
 Status Executor::Validate(const Command& command) const {
@@ -61,7 +70,33 @@ Status Executor::Validate(const Command& command) const {
   return Status::Ok();
 }
 
-Status Executor::Run(const Command& command) {
+bool Executor::TakeCommand() {
+  const size_t room = holds_on_device_ ? ModelRuntime::kMaxStarted : 1;
+  Command command;
+  if (stopped_ || !fatal_.ok() || pending_.size() >= room || !block_.commands.TryPop(&command)) return false;
+  if (command.kind == Command::kStop) {
+    stopped_ = true;
+  } else {
+    pending_.push_back({command, Validate(command)});
+  }
+  return true;
+}
+
+void Executor::StartNewest() {
+  Pending& newest = pending_.back();
+  if (newest.started || !newest.status.ok()) return;
+  if (!holds_on_device_) {
+    if (!IsOpen(newest.command)) {
+      if (stopped_) newest.status = Status(StatusCode::kShuttingDown, "stopped before the range's gate was open");
+      return;
+    }
+    newest.started_ns = MonotonicNs();
+  }
+  newest.status = Start(newest.command);
+  newest.started = newest.status.ok();
+}
+
+Status Executor::Start(const Command& command) {
   inputs_.clear();
   outputs_.clear();
   if ((command.flags & Command::kSynthetic) == 0) {
@@ -70,29 +105,64 @@ Status Executor::Run(const Command& command) {
     for (const TensorSlot& slot : layout.inputs) inputs_.push_back(base + slot.offset_bytes);
     for (const TensorSlot& slot : layout.outputs) outputs_.push_back(base + slot.offset_bytes);
   }
-  next_operator_ = 0;  // until the range has run, no job can be continued
-  ABACUS_RETURN_IF_ERROR(runtime_->Run(command.bucket, command.first, command.last, {inputs_, outputs_}));
+  next_operator_ = 0;  // until the range has started, no job can be continued
+  const uint32_t gate = holds_on_device_ ? command.gate : 0;
+  ABACUS_RETURN_IF_ERROR(runtime_->Start({command.bucket, command.first, command.last, {inputs_, outputs_}, gate}));
   job_id_ = command.job_id;
   job_bucket_ = command.bucket;
   next_operator_ = command.last == runtime_->ranges(command.bucket).operators ? 0 : command.last;
   return Status::Ok();
 }
 
-void Executor::Answer(const Command& command, const Status& status, uint64_t started_ns) {
+bool Executor::AnswerOldest() {
+  Pending& oldest = pending_.front();
+  if (oldest.started_ns == 0 && IsOpen(oldest.command)) oldest.started_ns = MonotonicNs();
+  DeviceTimes times;
+  if (oldest.started) {
+    const Result<std::optional<DeviceTimes>> ended = runtime_->Poll();
+    if (ended && !*ended) return false;
+    if (ended) {
+      times = **ended;
+    } else {
+      if (oldest.status.ok()) oldest.status = ended.error();
+      EndJob(oldest);
+    }
+  } else if (oldest.status.ok()) {
+    return false;  // waits for its gate
+  }
+  Answer(oldest, times);
+  pending_.pop_front();
+  return true;
+}
+
+void Executor::EndJob(const Pending& failed) {
+  const uint64_t job_id = failed.command.job_id;
+  for (Pending& behind : pending_) {
+    if (behind.command.job_id == job_id && behind.command.first != 0 && behind.status.ok()) {
+      behind.status = failed.status;
+    }
+  }
+  if (job_id_ == job_id) next_operator_ = 0;
+}
+
+void Executor::Answer(const Pending& ended, const DeviceTimes& times) {
+  const Command& command = ended.command;
   Completion completion;
   completion.job_id = command.job_id;
   completion.first = command.first;
   completion.last = command.last;
-  completion.status = static_cast<uint32_t>(status.code());
-  completion.started_ns = started_ns;
+  completion.status = static_cast<uint32_t>(ended.status.code());
   completion.ended_ns = MonotonicNs();
-  if (!status.ok()) StoreText(block_.error, status.message());
+  completion.started_ns = ended.started_ns != 0 ? ended.started_ns : completion.ended_ns;
+  completion.gpu_started_ns = times.started_ns;
+  completion.gpu_ended_ns = times.ended_ns;
+  if (!ended.status.ok()) StoreText(block_.error, ended.status.message());
   if (runtime_->IsFatal()) {
     completion.fatal = 1;
-    fatal_ = status;
+    if (fatal_.ok()) fatal_ = ended.status;
   }
   BumpOwned(block_.ranges_run);
-  BumpOwned(block_.busy_ns, completion.ended_ns - started_ns);
+  BumpOwned(block_.busy_ns, completion.ended_ns - completion.started_ns);
   // The controller keeps at most kRingCapacity commands outstanding, so there is room unless it broke its own rule.
   if (!block_.completions.TryPush(completion)) {
     fatal_ = Status(StatusCode::kInternal, "the completion ring is full: the controller does not follow the protocol");
@@ -101,26 +171,27 @@ void Executor::Answer(const Command& command, const Status& status, uint64_t sta
 }
 
 bool Executor::DoWork() {
-  Command command;
-  if (!block_.commands.TryPop(&command)) return false;
-  if (command.kind == Command::kStop) {
-    stopped_ = true;
-    return true;
-  }
-  const uint64_t started_ns = MonotonicNs();
-  Status status = Validate(command);
-  if (status.ok()) status = Run(command);
-  Answer(command, status, started_ns);
-  return true;
+  const bool took = TakeCommand();
+  if (pending_.empty()) return took;
+  StartNewest();
+  return AnswerOldest() || took;
 }
 
 Status Executor::Serve(const std::atomic<bool>& stop, uint64_t spin_ns) {
-  while (!stopped_ && fatal_.ok() && !stop.load(std::memory_order_relaxed)) {
+  for (;;) {
     const uint32_t ticket = command_bell_.Ticket();
     block_.heartbeat_ns.store(MonotonicNs(), std::memory_order_relaxed);
-    if (!DoWork()) command_bell_.Wait(ticket, kHeartbeatNs, spin_ns);
+    if (stop.load(std::memory_order_relaxed)) stopped_ = true;
+    if (pending_.empty() && (stopped_ || !fatal_.ok())) return fatal_;
+    if (DoWork()) continue;
+    if (pending_.empty()) {
+      command_bell_.Wait(ticket, kHeartbeatNs, spin_ns);
+    } else if (pending_.front().started) {
+      CpuRelax();
+    } else {
+      gate_.Wait(pending_.front().command.gate, kHeartbeatNs, spin_ns);
+    }
   }
-  return fatal_;
 }
 
 }  // namespace abacus

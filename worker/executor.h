@@ -6,16 +6,23 @@
 // completion and changes nothing. One job is in progress at a time; a command with first == 0 of another job abandons
 // the one before.
 //
+// Gates: a command may come ahead of its round and then names the gate value at which its range may begin. Where the
+// device itself can wait for the gate, the range is started at once, behind it and behind the range before: up to
+// kMaxStarted ranges are pending, and nothing on the way from one round to the next waits for this process. Elsewhere
+// one command is taken at a time and waits here. A range that fails takes those with it that continue it.
+//
 // Thread rule: one thread. Ownership: borrows region, spec and runtime. Units: nanoseconds of the monotonic clock.
 #ifndef ABACUS_WORKER_EXECUTOR_H_
 #define ABACUS_WORKER_EXECUTOR_H_
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "models/model_spec.h"
 #include "shm/doorbell.h"
+#include "shm/gate.h"
 #include "shm/region.h"
 #include "worker/model_runtime.h"
 
@@ -25,20 +32,39 @@ class Executor {
  public:
   Executor(Region* region, size_t worker_index, const ModelSpec& spec, ModelRuntime* runtime);
 
-  // Writes cut points and solo times where the controller reads them.
+  // Writes cut points, solo times and what they were measured on where the controller reads them.
   void PublishRanges();
 
-  // Handles commands until kStop, a fatal runtime error, or *stop. Spins `spin_ns` on an empty ring before it sleeps.
-  // Returns OK for an ordered stop.
+  // From now on ranges wait for their gate on the device. An error: it cannot, and they wait here as before.
+  Status HoldOnDevice();
+
+  // Handles commands until kStop, a fatal runtime error, or *stop; what was started before then still completes.
+  // Spins `spin_ns` on an empty ring or a closed gate before it sleeps. Returns OK for an ordered stop.
   Status Serve(const std::atomic<bool>& stop, uint64_t spin_ns);
 
-  // One command, if there is one. Returns false when the ring was empty. For Serve and tests.
+  // One step, without waiting for anything but a runtime whose Start runs the range: takes a command, starts what may
+  // start, answers the oldest if it has ended. Returns false when there was nothing to do. For Serve and tests.
   bool DoWork();
 
  private:
+  // A command that was taken and not yet answered.
+  struct Pending {
+    Command command;
+    Status status;            // an error: decided, whatever the runtime says
+    bool started = false;     // the runtime has it
+    uint64_t started_ns = 0;  // 0: has not been seen to be the oldest with an open gate
+  };
+
+  bool IsOpen(const Command& command) const { return command.gate == 0 || gate_.Reached(command.gate); }
+  bool TakeCommand();
   Status Validate(const Command& command) const;
-  Status Run(const Command& command);
-  void Answer(const Command& command, const Status& status, uint64_t started_ns);
+  // Hands the newest command to the runtime, unless it has to wait for its gate here.
+  void StartNewest();
+  Status Start(const Command& command);
+  bool AnswerOldest();
+  void Answer(const Pending& ended, const DeviceTimes& times);
+  // Fails what continues the job of `failed`, taken or yet to come.
+  void EndJob(const Pending& failed);
 
   WorkerBlock& block_;
   SegmentHeader& header_;
@@ -47,8 +73,11 @@ class Executor {
   std::vector<BlockLayout> layouts_;  // by bucket
   Doorbell command_bell_;
   Doorbell controller_bell_;
+  const Gate gate_;
+  bool holds_on_device_ = false;
+  std::deque<Pending> pending_;  // in the order of the command ring
 
-  // The job in progress: valid while next_operator_ > 0.
+  // The job in progress, up to the last range that was started: valid while next_operator_ > 0.
   uint64_t job_id_ = 0;
   uint32_t job_bucket_ = 0;
   uint32_t next_operator_ = 0;

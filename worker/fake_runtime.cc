@@ -53,14 +53,16 @@ Status FakeRuntime::ScriptedFault(const JobTensors& tensors) const {
   return Status::Ok();
 }
 
-Status FakeRuntime::Run(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) {
-  if (first == 0) ABACUS_RETURN_IF_ERROR(ScriptedFault(tensors));
-  const BucketRanges& ranges = ranges_[bucket];
-  Occupy(ranges.solo_ns * (last - first) / ranges.operators);
-  if (last == ranges.operators) {
+Status FakeRuntime::Start(const RangeRequest& range) {
+  const JobTensors& tensors = range.tensors;
+  if (range.first == 0) ABACUS_RETURN_IF_ERROR(ScriptedFault(tensors));
+  const BucketRanges& ranges = ranges_[range.bucket];
+  const BlockLayout& layout = layouts_[range.bucket];
+  Occupy(ranges.solo_ns * (range.last - range.first) / ranges.operators);
+  if (range.last == ranges.operators) {
     for (size_t i = 0; i < tensors.outputs.size(); ++i) {
-      const uint64_t out_bytes = layouts_[bucket].outputs[i].bytes;
-      const uint64_t in_bytes = i < tensors.inputs.size() ? layouts_[bucket].inputs[i].bytes : 0;
+      const uint64_t out_bytes = layout.outputs[i].bytes;
+      const uint64_t in_bytes = i < tensors.inputs.size() ? layout.inputs[i].bytes : 0;
       const uint64_t echoed = std::min(in_bytes, out_bytes);
       if (echoed > 0) std::memcpy(tensors.outputs[i], tensors.inputs[i], echoed);
       std::memset(tensors.outputs[i] + echoed, 0, out_bytes - echoed);

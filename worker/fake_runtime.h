@@ -19,7 +19,9 @@ class FakeRuntime : public ModelRuntime {
   explicit FakeRuntime(const ModelSpec& spec);
 
   const BucketRanges& ranges(uint32_t bucket) const override { return ranges_[bucket]; }
-  Status Run(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) override;
+  std::string device_name() const override { return "fake"; }
+  std::string libraries() const override { return "fake"; }
+  Status Start(const RangeRequest& range) override;
 
  private:
   Status ScriptedFault(const JobTensors& tensors) const;

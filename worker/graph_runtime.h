@@ -7,17 +7,26 @@
 // old one, so no bucket's intermediate values need to survive a run of another bucket. Static inputs and outputs are
 // each bucket's own.
 //
-// Cut points: prefixes [0, k) are timed on the GPU at up to kCandidates positions, the time of the nodes between two
-// positions is taken to be equal, and cuts are placed at equal shares of the whole. Timing runs always start at
-// operator 0: a slice without its prefix would read stale memory, and a stale index can fault the GPU.
+// Cut points: passes are run in up to kMaxPieces pieces with an event after each, and the fastest time of each piece
+// over kCutPasses counts, so that other workers that load on the same GPU disturb little. Cuts are placed at equal
+// shares of the sum. Pieces run in order: one without its prefix would read stale memory, and a stale index can fault
+// the GPU.
 //
-// Run: range [0, ..) copies the job's inputs to the device, a range [.., operators) copies the outputs back, both on
-// the same stream; completion is polled. A synthetic job makes the same copies from and to page-locked memory of the
-// runtime, so it takes as long as a real one. The slice of a whole pass is made at load; any other is made when first
-// run (1 to 3 ms) and kept in a bounded cache.
+// Slices: those of a binary tree over the intervals between cuts (see slice_tree.h) are instantiated at load; a range
+// is launched as a chain of them, about 1.5 us for each beyond the first. Nothing is instantiated while queries are
+// served.
 //
-// Thread rule, ownership and errors: as ModelRuntime. Any CUDA error during Run makes IsFatal() true. PinArena failing
-// leaves the runtime usable, with slower copies.
+// Start enqueues all of a range on the one stream, in this order: wait for the gate, copy the job's inputs to the
+// device (range [0, ..)), the slices, copy the outputs back (range [.., operators)), write the range's sequence number
+// to page-locked memory of the host, which Poll reads. Stream order alone keeps two started ranges apart, also those of
+// different jobs, whose copies write the same static inputs. The stream is queried now and then, to notice errors. A
+// synthetic job makes the same copies from and to page-locked memory of the runtime, so it takes as long as a real one.
+//
+// The GPU waits at the gate only when the arena is pinned: a copy from or to pageable memory may block the host until
+// it was made, and then nobody would answer for the range whose end opens the gate.
+//
+// Thread rule, ownership and errors: as ModelRuntime. Any CUDA error after loading makes IsFatal() true. PinArena
+// failing leaves the runtime usable, with slower copies.
 #ifndef ABACUS_WORKER_GRAPH_RUNTIME_H_
 #define ABACUS_WORKER_GRAPH_RUNTIME_H_
 
@@ -25,16 +34,18 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
+#include "worker/cuda_driver.h"
 #include "worker/cuda_raii.h"
-#include "worker/lru_cache.h"
+#include "worker/gpu_clock.h"
 #include "worker/model_loader.h"
+#include "worker/slice_tree.h"
 #include "worker/sliced_graph.h"
 #include "worker/torch_runtime.h"
 
@@ -42,17 +53,22 @@ namespace abacus {
 
 class GraphRuntime : public TorchRuntime {
  public:
-  // Captures and measures every bucket. `model` lies on GPU `gpu`; `graph_cache`: slices kept, over all buckets.
-  static Result<std::unique_ptr<TorchRuntime>> Create(LoadedModel model, int gpu, size_t graph_cache,
+  // Captures and measures every bucket. `model` lies on GPU `gpu`. `timestamps`: Poll says when the GPU began and ended
+  // a range, which costs it about 3 us.
+  static Result<std::unique_ptr<TorchRuntime>> Create(LoadedModel model, int gpu, bool timestamps,
                                                       const ProgressFn& progress);
   ~GraphRuntime() override;
 
   const BucketRanges& ranges(uint32_t bucket) const override { return buckets_[bucket].ranges; }
-  Status Run(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) override;
+  std::string device_name() const override;
+  std::string libraries() const override;
+  Status Start(const RangeRequest& range) override;
+  Result<std::optional<DeviceTimes>> Poll() override;
   Status RunUncut(uint32_t bucket, const JobTensors& tensors) override;
   Status RunBackToBack(uint32_t bucket, std::span<const uint32_t> chain, const JobTensors& tensors) override;
   Status PinArena(std::span<std::byte> arena) override;
-  bool IsFatal() const override { return fatal_; }
+  Status UseGate(GateWord* gate) override;
+  bool IsFatal() const override { return !fatal_.ok(); }
 
  private:
   struct CapturedBucket {
@@ -63,43 +79,69 @@ class GraphRuntime : public TorchRuntime {
     std::vector<at::Tensor> sample;
     std::vector<at::Tensor> scratch;
     std::unique_ptr<at::cuda::CUDAGraph> graph;
-    std::optional<SlicedGraph> slices;
-    UniqueCudaGraphExec whole;
+    std::optional<SlicedGraph> sliced;
     BucketRanges ranges;
+    SliceTree tree;
+    std::vector<UniqueCudaGraphExec> slices;  // of the tree; while loading, only the whole
   };
 
-  GraphRuntime(LoadedModel model, int gpu, size_t graph_cache);
+  // What the GPU writes for the host to read, in page-locked memory.
+  struct Mailbox {
+    ShmAtomic<uint32_t> ended{0};  // sequence number of the last range that ended
+    alignas(kCacheLineBytes) std::array<DeviceTimes, kMaxStarted> times{};  // by sequence number
+  };
 
+  GraphRuntime(LoadedModel model, int gpu);
+
+  Status Load(bool timestamps, const ProgressFn& progress);
+  Status MakeMailbox();
   Status Capture(uint32_t bucket);
   std::vector<at::Tensor> Forward(CapturedBucket& captured);
   Status CheckCapture(uint32_t bucket, const std::vector<at::Tensor>& expected);
   Status MeasureCuts(uint32_t bucket);
+  Status MakeSlices(uint32_t bucket);
   Status MeasureSolo(uint32_t bucket);
-  Result<double> PrefixTimeMs(const CapturedBucket& captured, cudaGraphExec_t exec, int repetitions);
+  // Fastest time of each piece [positions[i], positions[i + 1]), the leaves of `tree`, over some passes.
+  Result<std::vector<double>> PieceTimesMs(const CapturedBucket& captured, const SliceTree& tree,
+                                           const std::vector<UniqueCudaGraphExec>& slices,
+                                           const std::vector<uint32_t>& positions);
 
-  // Runs `launch` (a callable returning Status) between the copies of a range that `reads` inputs or `writes` outputs,
-  // and waits for the stream to become idle.
+  Status CheckRange(const RangeRequest& range) const;
+  Status Enqueue(const RangeRequest& range, uint32_t sequence);
+  // Runs `launch` (a callable returning Status) between the copies of a whole job, and waits for the stream to become
+  // idle. Nothing may be started.
   template <class Launch>
-  Status RunOnStream(uint32_t bucket, bool reads, bool writes, const JobTensors& tensors, const Launch& launch);
+  Status RunWhole(uint32_t bucket, const JobTensors& tensors, const Launch& launch);
   Status CopyInputs(const CapturedBucket& captured, std::span<const std::byte* const> inputs);
+  Status LaunchSlices(const CapturedBucket& captured, uint32_t first, uint32_t last);
   Status CopyOutputs(const CapturedBucket& captured, std::span<std::byte* const> outputs);
+  // Whether all that was enqueued has ended.
+  Result<bool> IsIdle() const;
   Status WaitIdle() const;
-  Result<cudaGraphExec_t> ExecOf(uint32_t bucket, uint32_t first, uint32_t last);
-  Status CheckJob(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) const;
   std::string RangeText(uint32_t bucket, uint32_t first, uint32_t last) const;
   // Passes `status` on; an error leaves the runtime unusable.
-  Status Fatal(Status status, uint32_t bucket, uint32_t first, uint32_t last);
+  Status Fatal(const Status& status, const RangeRequest& range);
 
   const LoadedModel model_;
   const torch::jit::Code code_;
   const at::DeviceIndex gpu_;
   const c10::cuda::CUDAStream stream_;
   const c10::MempoolId_t pool_;
+  const Result<StreamMemoryOps> memory_ops_;
+  std::optional<GpuClock> clock_;
+  UniqueCudaHost<Mailbox> mailbox_;
+  Mailbox* device_mailbox_ = nullptr;  // the same memory at its address on the device
   std::vector<CapturedBucket> buckets_;
-  LruCache<std::tuple<uint32_t, uint32_t, uint32_t>, UniqueCudaGraphExec> cache_;
   std::span<std::byte> pinned_arena_;
-  bool fatal_ = false;
-  // The job in progress: operators [0, next_) of it have run in job_bucket_. next_ == 0: none.
+  std::byte* pinned_gate_page_ = nullptr;
+  const void* device_gate_ = nullptr;
+  Status fatal_;
+  // Sequence numbers of the last range that was started and of the last that was polled to its end.
+  uint32_t started_ = 0;
+  uint32_t ended_ = 0;
+  std::array<RangeRequest, kMaxStarted> in_flight_;  // by sequence number, for messages
+  uint64_t queried_ns_ = 0;                          // when the stream was last asked for errors
+  // The job in progress: operators [0, next_) of it were started in job_bucket_. next_ == 0: none.
   uint32_t job_bucket_ = 0;
   uint32_t next_ = 0;
 };

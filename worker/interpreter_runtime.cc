@@ -1,9 +1,12 @@
 #include "worker/interpreter_runtime.h"
 
+#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/StringUtil.h>
+#include <torch/headeronly/version.h>
 
 #include <algorithm>
+#include <fstream>
 #include <limits>
 
 #include "shm/clock.h"
@@ -19,11 +22,10 @@ constexpr uint64_t kMeasureBudgetNs = 500'000'000;
 
 }  // namespace
 
-Result<std::unique_ptr<TorchRuntime>> InterpreterRuntime::Create(LoadedModel model, size_t range_cache,
-                                                                 const ProgressFn& progress) {
+Result<std::unique_ptr<TorchRuntime>> InterpreterRuntime::Create(LoadedModel model, const ProgressFn& progress) {
   const std::string name = model.name;
   try {
-    std::unique_ptr<InterpreterRuntime> runtime(new InterpreterRuntime(std::move(model), range_cache));
+    std::unique_ptr<InterpreterRuntime> runtime(new InterpreterRuntime(std::move(model)));
     if (runtime->partition_.operators() == 0) {
       return Error(StatusCode::kInvalidArgument, c10::str("model \"", name, "\" has no operators"));
     }
@@ -42,20 +44,33 @@ Result<std::unique_ptr<TorchRuntime>> InterpreterRuntime::Create(LoadedModel mod
   }
 }
 
-InterpreterRuntime::InterpreterRuntime(LoadedModel model, size_t range_cache)
+InterpreterRuntime::InterpreterRuntime(LoadedModel model)
     : model_(std::move(model)),
       partition_(model_.graph),
       uncut_(model_.graph, "forward"),
-      whole_(partition_.Compile(0, partition_.operators())),
       ranges_(model_.buckets.size()),
-      cache_(range_cache) {}
+      trees_(model_.buckets.size()) {}
+
+std::string InterpreterRuntime::device_name() const {
+  std::string name = "CPU";
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (!line.starts_with("model name")) continue;
+    name = line.substr(std::min(line.size(), line.find(':') + 2));
+    break;
+  }
+  const int threads = at::get_num_threads();
+  return c10::str(name, ", ", threads, threads == 1 ? " thread" : " threads");
+}
+
+std::string InterpreterRuntime::libraries() const { return c10::str("LibTorch ", TORCH_VERSION); }
 
 Status InterpreterRuntime::Measure(uint32_t bucket, const std::vector<RangeCode>& single_operators) {
   const c10::InferenceMode inference;
   const uint32_t operators = partition_.operators();
   BucketRanges& ranges = ranges_[bucket];
   ranges.operators = operators;
-  ABACUS_RETURN_IF_ERROR(Run(bucket, 0, operators, {}));  // warm-up
+  ABACUS_RETURN_IF_ERROR(RunUncut(bucket, {}));  // warm-up
 
   std::vector<uint64_t> fastest_ns(operators, std::numeric_limits<uint64_t>::max());
   const uint64_t profile_end_ns = MonotonicNs() + kMeasureBudgetNs;
@@ -72,6 +87,7 @@ Status InterpreterRuntime::Measure(uint32_t bucket, const std::vector<RangeCode>
     cumulative[op + 1] = cumulative[op] + static_cast<double>(fastest_ns[op]);
   }
   ranges.cuts = ChooseCuts(cumulative, kMaxCuts);
+  CompileSlices(bucket);
 
   std::vector<uint64_t> passes_ns;
   const uint64_t solo_end_ns = MonotonicNs() + kMeasureBudgetNs;
@@ -86,7 +102,19 @@ Status InterpreterRuntime::Measure(uint32_t bucket, const std::vector<RangeCode>
   return Status::Ok();
 }
 
-Status InterpreterRuntime::Run(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) {
+void InterpreterRuntime::CompileSlices(uint32_t bucket) {
+  trees_[bucket] = SliceTree(ranges_[bucket].cuts);
+  for (const SliceTree::Slice& slice : trees_[bucket].slices()) {
+    const auto [entry, added] = compiled_.try_emplace({slice.first, slice.last});
+    if (added) entry->second = partition_.Compile(slice.first, slice.last);
+  }
+}
+
+Status InterpreterRuntime::Start(const RangeRequest& range) {
+  const uint32_t bucket = range.bucket;
+  const uint32_t first = range.first;
+  const uint32_t last = range.last;
+  const JobTensors& tensors = range.tensors;
   const c10::InferenceMode inference;
   const BucketPlan& plan = model_.buckets[bucket];
   if (Status status = CheckTensorCount(plan, tensors.inputs.size(), tensors.outputs.size()); !status.ok()) {
@@ -95,10 +123,17 @@ Status InterpreterRuntime::Run(uint32_t bucket, uint32_t first, uint32_t last, c
   if (first != 0 && (first != next_ || bucket != job_bucket_)) {
     return {StatusCode::kInternal, RangeText(bucket, first, last) + ": does not continue the job in progress"};
   }
+  const SliceTree& tree = trees_[bucket];
+  const std::vector<uint32_t> chain = tree.Chain(first, last);
+  if (chain.empty())
+    return {StatusCode::kInternal, RangeText(bucket, first, last) + ": does not lie between cut points"};
   next_ = 0;
   try {
     if (first == 0) slots_ = partition_.Start(GraphInputs(bucket, tensors));
-    CodeOf(first, last).Run(&slots_);
+    for (uint32_t index : chain) {
+      const SliceTree::Slice& slice = tree.slices()[index];
+      compiled_.at({slice.first, slice.last}).Run(&slots_);
+    }
     if (last == partition_.operators()) {
       const c10::IValue returned = partition_.Returned(slots_);
       slots_.clear();
@@ -144,12 +179,6 @@ Status InterpreterRuntime::Finish(uint32_t bucket, const c10::IValue& returned, 
   ABACUS_RETURN_IF_ERROR(CheckOutputs(plan, *outputs));
   WriteOutputs(plan, *outputs, tensors.outputs);
   return Status::Ok();
-}
-
-const RangeCode& InterpreterRuntime::CodeOf(uint32_t first, uint32_t last) {
-  if (first == 0 && last == partition_.operators()) return whole_;
-  if (const RangeCode* found = cache_.Find({first, last})) return *found;
-  return *cache_.Insert({first, last}, partition_.Compile(first, last));
 }
 
 std::string InterpreterRuntime::RangeText(uint32_t bucket, uint32_t first, uint32_t last) const {

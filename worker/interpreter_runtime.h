@@ -6,8 +6,8 @@
 // cut at all of them, so its cuts never depend on the timing; on a busy machine those of a longer model may move by
 // an operator or two from one start to the next.
 //
-// The whole pass is compiled at load. Any other range is compiled when first run (0.1 to 2 ms, by its length) and kept
-// in a bounded cache, so that a range costs the same however many intervals it spans.
+// The slices of a binary tree over the intervals between cuts (see slice_tree.h) are compiled at load, once for all
+// buckets that have them; a range runs as a chain of them. Nothing is compiled while queries are served.
 //
 // Thread rule, ownership and errors: as ModelRuntime. An exception of the model (an index out of range, say) becomes
 // WORKER_FAILED and ends the job; the runtime stays usable, IsFatal() is never true.
@@ -15,42 +15,45 @@
 #define ABACUS_WORKER_INTERPRETER_RUNTIME_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "worker/graph_partition.h"
-#include "worker/lru_cache.h"
 #include "worker/model_loader.h"
+#include "worker/slice_tree.h"
 #include "worker/torch_runtime.h"
 
 namespace abacus {
 
 class InterpreterRuntime : public TorchRuntime {
  public:
-  // Prepares and measures every bucket. `range_cache`: compiled ranges kept.
-  static Result<std::unique_ptr<TorchRuntime>> Create(LoadedModel model, size_t range_cache,
-                                                      const ProgressFn& progress);
+  // Prepares and measures every bucket.
+  static Result<std::unique_ptr<TorchRuntime>> Create(LoadedModel model, const ProgressFn& progress);
 
   const BucketRanges& ranges(uint32_t bucket) const override { return ranges_[bucket]; }
-  Status Run(uint32_t bucket, uint32_t first, uint32_t last, const JobTensors& tensors) override;
+  std::string device_name() const override;
+  std::string libraries() const override;
+  Status Start(const RangeRequest& range) override;
   Status RunUncut(uint32_t bucket, const JobTensors& tensors) override;
 
  private:
-  InterpreterRuntime(LoadedModel model, size_t range_cache);
+  explicit InterpreterRuntime(LoadedModel model);
 
   Status Measure(uint32_t bucket, const std::vector<RangeCode>& single_operators);
   std::vector<c10::IValue> GraphInputs(uint32_t bucket, const JobTensors& tensors) const;
   Status Finish(uint32_t bucket, const c10::IValue& returned, const JobTensors& tensors) const;
-  const RangeCode& CodeOf(uint32_t first, uint32_t last);
+  void CompileSlices(uint32_t bucket);
   std::string RangeText(uint32_t bucket, uint32_t first, uint32_t last) const;
 
   const LoadedModel model_;
   const GraphPartition partition_;
   const torch::jit::Code uncut_;
-  const RangeCode whole_;
   std::vector<BucketRanges> ranges_;
-  LruCache<std::pair<uint32_t, uint32_t>, RangeCode> cache_;
+  std::vector<SliceTree> trees_;                                 // by bucket
+  std::map<std::pair<uint32_t, uint32_t>, RangeCode> compiled_;  // every slice of every tree, by first and last
   // The job in progress: operators [0, next_) of it have run in job_bucket_. next_ == 0: none.
   Slots slots_;
   uint32_t job_bucket_ = 0;

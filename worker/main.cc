@@ -19,7 +19,7 @@ abacus::Result<std::unique_ptr<abacus::ModelRuntime>> MakeRuntime(
       options.device == "cuda" ? abacus::RuntimeOptions::Device::kCuda : abacus::RuntimeOptions::Device::kCpu;
   runtime.gpu = options.gpu;
   runtime.cpu_threads = options.cpu_threads;
-  runtime.graph_cache = options.graph_cache;
+  runtime.gpu_timestamps = options.gpu_timestamps;
   runtime.progress = progress;
   auto loaded = abacus::LoadTorchRuntime(spec, runtime);
   if (!loaded) return abacus::Error(loaded.error());

@@ -58,7 +58,7 @@ Result<std::unique_ptr<TorchRuntime>> LoadTorchRuntime(const ModelSpec& spec, co
     LimitThreads(options.cpu_threads);
     Result<LoadedModel> model = LoadModel(spec, at::kCPU, options.progress);
     if (!model) return Error(model.error());
-    return InterpreterRuntime::Create(std::move(*model), options.graph_cache, options.progress);
+    return InterpreterRuntime::Create(std::move(*model), options.progress);
   }
   // The module comes first: LibTorch looks for CUDA support once, when a tensor function is first called.
   const Result<const CudaModule*> module = OpenCudaModule();
@@ -68,7 +68,7 @@ Result<std::unique_ptr<TorchRuntime>> LoadTorchRuntime(const ModelSpec& spec, co
   const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(options.gpu));
   Result<LoadedModel> model = LoadModel(spec, device, options.progress);
   if (!model) return Error(model.error());
-  return (*module)->create(std::move(*model), options.gpu, options.graph_cache, options.progress);
+  return (*module)->create(std::move(*model), options.gpu, options.gpu_timestamps, options.progress);
 }
 
 }  // namespace abacus

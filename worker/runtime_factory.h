@@ -23,9 +23,9 @@ namespace abacus {
 struct RuntimeOptions {
   enum class Device { kCpu, kCuda };
   Device device = Device::kCpu;
-  int gpu = 0;                 // index among the GPUs visible to the process
-  int cpu_threads = 1;         // threads of one operator; 0: as many as the machine has cores
-  uint32_t graph_cache = 512;  // compiled ranges kept at most, over all buckets; compiling one takes up to 3 ms
+  int gpu = 0;                  // index among the GPUs visible to the process
+  int cpu_threads = 1;          // threads of one operator; 0: as many as the machine has cores
+  bool gpu_timestamps = false;  // record on the GPU when ranges begin and end (see gpu_clock.h)
   // Called with what is being done ("optimise", "capture bucket 3 of 24") and with warnings; may be empty.
   std::function<void(std::string_view stage)> progress;
 };

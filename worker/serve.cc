@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "shm/clock.h"
+#include "shm/gate.h"
 #include "shm/log.h"
 #include "shm/process.h"
 #include "worker/executor.h"
@@ -19,21 +20,23 @@ constexpr uint64_t kOpenTimeoutNs = 5 * kNsPerSecond;
 constexpr uint64_t kArenaTimeoutNs = 60 * kNsPerSecond;
 constexpr int kOrphanGraceSeconds = 5;  // for the range that runs; then the process ends regardless
 
-// Watches the controller from a thread of its own: sets *stop when it is gone.
+// Watches the controller from a thread of its own: when it is gone, sets *stop and lets started ranges run to their
+// end.
 class ControllerWatch {
  public:
-  ControllerWatch(pid_t controller, WorkerBlock* block, std::atomic<bool>* stop)
-      : thread_(
-            [this, controller, block, stop](const std::stop_token& token) { Run(token, controller, block, stop); }) {}
+  ControllerWatch(SegmentHeader* header, WorkerBlock* block, std::atomic<bool>* stop)
+      : thread_([header, block, stop](const std::stop_token& token) { Run(token, header, block, stop); }) {}
 
  private:
-  void Run(const std::stop_token& token, pid_t controller, WorkerBlock* block, std::atomic<bool>* stop) {
+  static void Run(const std::stop_token& token, SegmentHeader* header, WorkerBlock* block, std::atomic<bool>* stop) {
+    const pid_t controller = header->owner_pid;
     const int fd = OpenPidFd(controller);
     pollfd poll_fd{fd, POLLIN, 0};
     while (!token.stop_requested()) {
       if (fd >= 0 && poll(&poll_fd, 1, 100) == 0) continue;
       spdlog::warn("the controller (pid {}) is gone; exiting", controller);
       stop->store(true);
+      Gate(&header->gate).OpenForGood();
       Doorbell(&block->command_bell).Ring();
       for (int i = 0; i < kOrphanGraceSeconds * 10 && !token.stop_requested(); ++i) {
         std::this_thread::sleep_for(std::chrono::milliseconds(100));
@@ -69,7 +72,9 @@ void AddServeOptions(CLI::App& app, ServeOptions* options) {
   app.add_option("--gpu", options->gpu, "CUDA device index");
   app.add_option("--cpu-threads", options->cpu_threads, "Threads of one operator on the CPU");
   app.add_option("--spin-us", options->spin_us, "Time to spin on an empty ring before sleeping");
-  app.add_option("--graph-cache", options->graph_cache, "Sliced CUDA graphs to keep");
+  app.add_option("--gate", options->gate, "device or host: where a GPU's ranges wait that came ahead of their round")
+      ->check(CLI::IsMember({"device", "host"}));
+  app.add_flag("--gpu-timestamps", options->gpu_timestamps, "Record on the GPU when ranges begin and end");
   app.add_option("--log-level", options->log_level, "trace, debug, info, warn or error");
 }
 
@@ -89,7 +94,7 @@ int Serve(const ServeOptions& options, const RuntimeFactory& factory) {
   }
   WorkerBlock& block = region.worker(options.index);
   std::atomic<bool> stop{false};
-  const ControllerWatch watch(region.header().owner_pid, &block, &stop);
+  const ControllerWatch watch(&region.header(), &block, &stop);
   StoreText(block.device, options.device == "cuda" ? "cuda:" + std::to_string(options.gpu) : options.device);
   SetState(&block, WorkerState::kLoading);
 
@@ -107,6 +112,11 @@ int Serve(const ServeOptions& options, const RuntimeFactory& factory) {
 
   Executor executor(&region, options.index, *spec, runtime->get());
   executor.PublishRanges();
+  if (options.device == "cuda" && options.gate == "device") {
+    if (const Status held = executor.HoldOnDevice(); !held.ok()) {
+      spdlog::warn("{}: ranges wait for their round on the host: {}", spec->name, held.message());
+    }
+  }
   spdlog::info("{}: loaded in {:.2f} s on {}, {} buckets", spec->name,
                static_cast<double>(MonotonicNs() - begin_ns) * 1e-9, options.device, spec->bucket_count());
   SetState(&block, WorkerState::kLoaded);

@@ -2,7 +2,7 @@
 // or until the controller is gone.
 //
 // The process notices a dead controller through a pidfd and exits by itself, so nothing is left behind; it never kills
-// itself in the middle of GPU work.
+// itself in the middle of GPU work, and opens the gate for good so that work which waits there comes to its end.
 #ifndef ABACUS_WORKER_SERVE_H_
 #define ABACUS_WORKER_SERVE_H_
 
@@ -24,7 +24,8 @@ struct ServeOptions {
   int gpu = 0;
   int cpu_threads = 1;
   uint32_t spin_us = 0;
-  uint32_t graph_cache = 512;
+  std::string gate = "device";  // "device" or "host": where ranges of a GPU wait that were sent ahead of their round
+  bool gpu_timestamps = false;
   std::string log_level = "info";
 };
 

@@ -41,6 +41,57 @@ Result<std::vector<GraphEdge>> EdgesOf(cudaGraph_t graph,
   return edges;
 }
 
+// A graph of our own and its nodes in order.
+struct GraphPiece {
+  UniqueCudaGraph graph;
+  std::vector<cudaGraphNode_t> nodes;
+};
+
+// A clone of `graph`, of whose `nodes` only [first, last) are kept.
+Result<GraphPiece> ClonePiece(cudaGraph_t graph, const std::vector<cudaGraphNode_t>& nodes, uint32_t first,
+                              uint32_t last) {
+  cudaGraph_t raw_clone = nullptr;
+  ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphClone(&raw_clone, graph));
+  GraphPiece piece{UniqueCudaGraph(raw_clone), {}};
+  piece.nodes.reserve(last - first);
+  for (uint32_t i = 0; i < nodes.size(); ++i) {
+    cudaGraphNode_t node = nullptr;
+    ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphNodeFindInClone(&node, nodes[i], raw_clone));
+    if (i >= first && i < last) {
+      piece.nodes.push_back(node);
+    } else {
+      ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphDestroyNode(node));
+    }
+  }
+  return piece;
+}
+
+Result<UniqueCudaGraphExec> InstantiatePiece(const GraphPiece& piece, cudaStream_t stream) {
+  cudaGraphExec_t raw_exec = nullptr;
+  ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphInstantiate(&raw_exec, piece.graph.get(), /*flags=*/0));
+  UniqueCudaGraphExec exec(raw_exec);
+  ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphUpload(raw_exec, stream));
+  return exec;
+}
+
+// Instantiates slice `index` of `tree`, which is `piece`, and all slices under it.
+Status InstantiateSubtree(const SliceTree& tree, uint32_t index, const GraphPiece& piece, cudaStream_t stream,
+                          std::vector<UniqueCudaGraphExec>* execs) {
+  Result<UniqueCudaGraphExec> exec = InstantiatePiece(piece, stream);
+  if (!exec) return exec.error();
+  (*execs)[index] = std::move(*exec);
+  const SliceTree::Slice& slice = tree.slices()[index];
+  if (slice.left == 0) return Status::Ok();
+  for (uint32_t child : {slice.left, slice.right}) {
+    const SliceTree::Slice& part = tree.slices()[child];
+    const Result<GraphPiece> clone =
+        ClonePiece(piece.graph.get(), piece.nodes, part.first - slice.first, part.last - slice.first);
+    if (!clone) return clone.error();
+    ABACUS_RETURN_IF_ERROR(InstantiateSubtree(tree, child, *clone, stream, execs));
+  }
+  return Status::Ok();
+}
+
 }  // namespace
 
 Result<SlicedGraph> SlicedGraph::Create(cudaGraph_t graph) {
@@ -65,20 +116,17 @@ Result<SlicedGraph> SlicedGraph::Create(cudaGraph_t graph) {
 }
 
 Result<UniqueCudaGraphExec> SlicedGraph::Instantiate(uint32_t first, uint32_t last, cudaStream_t stream) const {
-  cudaGraph_t raw_clone = nullptr;
-  ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphClone(&raw_clone, graph_));
-  const UniqueCudaGraph clone(raw_clone);
-  for (uint32_t i = 0; i < operators(); ++i) {
-    if (i >= first && i < last) continue;
-    cudaGraphNode_t node = nullptr;
-    ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphNodeFindInClone(&node, nodes_[i], raw_clone));
-    ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphDestroyNode(node));
-  }
-  cudaGraphExec_t raw_exec = nullptr;
-  ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphInstantiate(&raw_exec, raw_clone, /*flags=*/0));
-  UniqueCudaGraphExec exec(raw_exec);
-  ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphUpload(raw_exec, stream));
-  return exec;
+  const Result<GraphPiece> piece = ClonePiece(graph_, nodes_, first, last);
+  if (!piece) return Error(piece.error());
+  return InstantiatePiece(*piece, stream);
+}
+
+Result<std::vector<UniqueCudaGraphExec>> SlicedGraph::Instantiate(const SliceTree& tree, cudaStream_t stream) const {
+  const Result<GraphPiece> whole = ClonePiece(graph_, nodes_, 0, operators());
+  if (!whole) return Error(whole.error());
+  std::vector<UniqueCudaGraphExec> execs(tree.slices().size());
+  ABACUS_RETURN_IF_ERROR(InstantiateSubtree(tree, 0, *whole, stream, &execs));
+  return execs;
 }
 
 }  // namespace abacus

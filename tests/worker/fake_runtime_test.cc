@@ -1,12 +1,15 @@
 #include "worker/fake_runtime.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
-#include <cstring>
+#include <memory>
+#include <string>
 
 #include "shm/clock.h"
 #include "tests/support/specs.h"
+#include "worker/executor.h"
 
 namespace abacus {
 namespace {
@@ -41,6 +44,27 @@ TEST(FakeRuntime, TakesTheTimeItIsTold) {
   const uint64_t begin_ns = MonotonicNs();
   ASSERT_TRUE(runtime.Run(2, 0, 4, {}).ok());
   EXPECT_GE(MonotonicNs() - begin_ns, 2'000'000u);
+}
+
+TEST(FakeRuntime, LeavesTheGateToTheExecutor) {
+  const ModelSpec spec = test::ImageSpec();
+  const std::unique_ptr<Region> region = Region::Create("fake-" + std::to_string(getpid()), 1, 1 << 20).value();
+  FakeRuntime runtime(spec);
+  Executor executor(region.get(), 0, spec, &runtime);
+  EXPECT_EQ(executor.HoldOnDevice().code(), StatusCode::kUnavailable);
+  executor.PublishRanges();
+  EXPECT_EQ(LoadText(region->worker(0).device_name), "fake");
+  Command command;
+  command.kind = Command::kRun;
+  command.flags = Command::kSynthetic;
+  command.last = 8;
+  command.gate = 1;
+  ASSERT_TRUE(region->worker(0).commands.TryPush(command));
+  EXPECT_TRUE(executor.DoWork());
+  EXPECT_FALSE(executor.DoWork());
+  Gate(&region->header().gate).Open(1);
+  EXPECT_TRUE(executor.DoWork());
+  EXPECT_EQ(region->worker(0).completions.size(), 1u);
 }
 
 TEST(FakeRuntime, FailsOnTheScriptedValue) {
