@@ -10,7 +10,7 @@ void AdditiveModel::SetBucket(uint32_t service, uint32_t bucket, std::span<const
   entries_[service][bucket] = {{cuts.begin(), cuts.end()}, solo_ns};
 }
 
-uint64_t AdditiveModel::PredictNs(std::span<const OperatorRange> group) const {
+Prediction AdditiveModel::Predict(std::span<const OperatorRange> group) const {
   uint64_t total_ns = 0;
   for (const OperatorRange& range : group) {
     if (range.service >= entries_.size() || range.bucket >= entries_[range.service].size()) continue;
@@ -21,7 +21,7 @@ uint64_t AdditiveModel::PredictNs(std::span<const OperatorRange> group) const {
     };
     total_ns += entry.solo_ns * (at(range.last) - at(range.first)) / (entry.cuts.size() - 1);
   }
-  return total_ns;
+  return {total_ns, false};
 }
 
 }  // namespace abacus

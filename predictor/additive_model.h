@@ -19,7 +19,7 @@ class AdditiveModel : public LatencyModel {
   void SetBucket(uint32_t service, uint32_t bucket, std::span<const uint32_t> cuts, uint64_t solo_ns);
 
   std::string_view name() const override { return "additive"; }
-  uint64_t PredictNs(std::span<const OperatorRange> group) const override;
+  Prediction Predict(std::span<const OperatorRange> group) const override;
 
  private:
   struct Entry {
