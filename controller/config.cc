@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "client/protocol.h"
+#include "controller/adaptive_margin.h"
 #include "models/toml_reader.h"
 #include "shm/layout.h"
 
@@ -33,8 +34,10 @@ constexpr uint32_t kSpinUs = 50;
 static_assert(kMaxServiceNameBytes < sizeof(WorkerBlock::service));
 static_assert(kMaxServiceNameBytes <= protocol::kMaxNameBytes);
 
-constexpr std::array<std::string_view, 4> kPolicies = {"fcfs", "sjf", "edf", "free"};
+constexpr std::array<std::string_view, 5> kPolicies = {"abacus", "fcfs", "sjf", "edf", "free"};
+constexpr std::array<std::string_view, 2> kPackings = {"balanced", "furthest"};  // by Packing
 constexpr std::array<std::string_view, 5> kLogLevels = {"trace", "debug", "info", "warn", "error"};
+constexpr std::array<std::string_view, 2> kGates = {"device", "host"};
 constexpr std::array<std::string_view, 4> kDevices = {"auto", "cpu", "cuda", "fake"};  // by DeviceKind
 
 // tcp://HOST:PORT, where PORT is a number or * (any free one).
@@ -104,9 +107,19 @@ Status ReadLimits(TableReader reader, LimitsConfig* limits) {
 }
 
 // `spin_us` is -1 where the file leaves the choice to us; ResolveSpin decides once the services are known.
-Status ReadScheduler(TableReader reader, SchedulerConfig* scheduler, int64_t* spin_us) {
+Status ReadScheduler(TableReader reader, const std::filesystem::path& folder, SchedulerConfig* scheduler,
+                     int64_t* spin_us) {
   size_t policy = 0;
   if (reader.OneOf("policy", kPolicies, &policy)) scheduler->policy = kPolicies[policy];
+  size_t packing = 0;
+  if (reader.OneOf("packing", kPackings, &packing)) scheduler->packing = static_cast<Packing>(packing);
+  std::string predictor = "none";
+  reader.String("predictor", &predictor);
+  if (predictor != "none") scheduler->predictor = (folder / predictor).lexically_normal();
+  double margin = 0;
+  if (reader.Number("margin", AdaptiveMargin::kLowest, AdaptiveMargin::kHighest, &margin)) scheduler->margin = margin;
+  reader.Integer("lead_us", 0, 100'000, &scheduler->lead_us);
+  reader.Integer("trace_events", 0, 10'000'000, &scheduler->trace_events);
   reader.Bool("abandon", &scheduler->abandon);
   reader.Integer("spin_us", -1, 1'000'000, spin_us);
   return reader.Finish();
@@ -121,7 +134,9 @@ Status ReadWorker(TableReader reader, WorkerConfig* worker) {
   reader.Scaled("round_timeout_ms", 1, 3.6e6, kNsPerMs, &worker->round_timeout_ns);
   reader.Bool("mps", &worker->mps);
   reader.Integer("max_restarts_per_minute", 0, 600, &worker->max_restarts_per_minute);
-  reader.Integer("graph_cache", 1, 65536, &worker->graph_cache);
+  size_t gate = 0;
+  if (reader.OneOf("gate", kGates, &gate)) worker->gate = kGates[gate];
+  reader.Bool("gpu_timestamps", &worker->gpu_timestamps);
   return reader.Finish();
 }
 
@@ -290,7 +305,7 @@ Result<Config> ParseConfig(std::string_view text, const std::filesystem::path& p
   int64_t spin_us = -1;
   ABACUS_RETURN_IF_ERROR(ReadServer(std::move(server), &config.server));
   ABACUS_RETURN_IF_ERROR(ReadLimits(std::move(limits), &config.limits));
-  ABACUS_RETURN_IF_ERROR(ReadScheduler(std::move(scheduler), &config.scheduler, &spin_us));
+  ABACUS_RETURN_IF_ERROR(ReadScheduler(std::move(scheduler), config.path.parent_path(), &config.scheduler, &spin_us));
   ABACUS_RETURN_IF_ERROR(ReadWorker(std::move(worker), &config.worker));
   for (TableReader& reader : services) {
     Result<ServiceConfig> service = ReadService(std::move(reader), config, config.path.parent_path());

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,9 @@
 #include "shm/status.h"
 
 namespace abacus {
+
+// How the policy "abacus" fills a round; see headroom_policy.h.
+enum class Packing : uint8_t { kBalanced = 0, kFurthest };
 
 enum class DeviceKind : uint8_t { kAuto = 0, kCpu, kCuda, kFake };  // kAuto: cuda where a GPU is found, else cpu
 
@@ -39,11 +43,16 @@ struct LimitsConfig {                         // [limits]
   uint32_t max_queries = 16384;  // over all clients
 };
 
-struct SchedulerConfig {        // [scheduler]
-  std::string policy = "fcfs";  // fcfs sjf edf free
-  bool abandon = true;          // answer hopeless queries at once instead of running them late
-  uint32_t spin_us = 0;         // how long an idle scheduler and idle workers spin before they sleep; key spin_us,
-                                // -1 in the file (the default) = 50 when there are cores to spare, else 0
+struct SchedulerConfig {                 // [scheduler]
+  std::string policy = "abacus";         // abacus fcfs sjf edf free
+  Packing packing = Packing::kBalanced;  // abacus: how rounds are filled; "balanced" or "furthest"
+  std::filesystem::path predictor;       // absolute path of a predictor file; empty: sum of solo times
+  std::optional<double> margin;          // safety margin to start with, a share; unset: from the predictor's own error
+  uint32_t lead_us = 100;                // how long before a round's predicted end the next is planned and sent
+  uint32_t trace_events = 65536;         // rounds, ranges and queries kept for ./mps.sh trace
+  bool abandon = true;                   // answer hopeless queries at once instead of running them late
+  uint32_t spin_us = 0;  // how long an idle scheduler and idle workers spin before they sleep; key spin_us,
+                         // -1 in the file (the default) = 50 when there are cores to spare, else 0
 };
 
 struct WorkerConfig {  // [worker]: defaults of every service
@@ -54,7 +63,8 @@ struct WorkerConfig {  // [worker]: defaults of every service
   uint64_t round_timeout_ns = 10'000'000'000;  // key round_timeout_ms: a range that takes longer is a hang
   bool mps = true;                             // cuda only: require every worker to be a client of CUDA MPS
   uint32_t max_restarts_per_minute = 5;        // then the service stays down until the next minute
-  uint32_t graph_cache = 512;                  // cuda only: sliced graphs kept per worker
+  std::string gate = "device";                 // device host; cuda only: where ranges wait that were sent ahead
+  bool gpu_timestamps = false;                 // cuda only: record on the GPU when ranges begin and end
 };
 
 struct ServiceConfig {            // [[service]]

@@ -4,6 +4,10 @@
 
 #include <boost/container/small_vector.hpp>
 #include <cstdint>
+#include <span>
+#include <string>
+
+#include "shm/status.h"
 
 namespace abacus {
 
@@ -18,9 +22,13 @@ struct Job {
   uint64_t block_bytes = 0;
   bool synthetic = false;
 
-  uint32_t operators = 0;      // of the bucket, set when the job is queued
-  uint32_t next_operator = 0;  // [0, next_operator) has run
-  uint64_t solo_ns = 0;        // predicted time of a whole pass alone; 0: unknown
+  uint32_t operators = 0;                // of the bucket, set when the job is queued
+  std::span<const uint32_t> cuts;        // of the bucket: from 0 to `operators`
+  uint32_t next_operator = 0;            // [0, next_operator) has run or was sent to run
+  uint32_t in_flight = 0;                // ranges sent and not completed
+  StatusCode failure = StatusCode::kOk;  // a range failed; the job ends with this once none is in flight
+  std::string failure_text;
+  uint64_t solo_ns = 0;  // predicted time of a whole pass alone; 0: unknown
 
   uint64_t first_sent_ns = 0;
   uint64_t executed_ns = 0;

@@ -3,6 +3,7 @@
 // fcfs, sjf and edf run one job at a time over all services, whole, and differ only in which waiting job goes first:
 // the oldest, the shortest (predicted solo time of what is left), or the one with the earliest deadline. Ties go to the
 // older job. free is plain MPS: no control at all, every idle worker takes its service's oldest job at once.
+#include "controller/headroom_policy.h"
 #include "controller/policy.h"
 
 namespace abacus {
@@ -55,6 +56,7 @@ uint64_t ByDeadline(const Job& job) { return job.deadline_ns; }
 class Free : public Policy {
  public:
   std::string_view name() const override { return "free"; }
+  bool in_rounds() const override { return false; }
   Plan Next(const Snapshot& snapshot) const override {
     Plan plan;
     for (const ServiceView& service : snapshot.services) {
@@ -66,12 +68,13 @@ class Free : public Policy {
 
 }  // namespace
 
-Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name) {
+Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name, Packing packing) {
+  if (name == "abacus") return std::make_unique<HeadroomPolicy>(packing);
   if (name == "fcfs") return std::make_unique<OneAtATime<ByArrival>>("fcfs");
   if (name == "sjf") return std::make_unique<OneAtATime<ByLength>>("sjf");
   if (name == "edf") return std::make_unique<OneAtATime<ByDeadline>>("edf");
   if (name == "free") return std::make_unique<Free>();
-  return Error(StatusCode::kInvalidArgument, "unknown policy '" + name + "'; one of fcfs, sjf, edf, free");
+  return Error(StatusCode::kInvalidArgument, "unknown policy '" + name + "'; one of abacus, fcfs, sjf, edf, free");
 }
 
 }  // namespace abacus

@@ -1,9 +1,13 @@
 // Policy: decides which operator ranges run next.
 //
 // A policy is a pure function of a snapshot: no clock, socket, thread or memory of its own. The same code runs in the
-// controller, in unit tests with times of their own choosing, and in the simulator. It is asked whenever something
-// changed (a query arrived, a range completed, a worker came or went) and answers with ranges to start now, at most one
-// per service and only on services that are `idle()`. An empty plan means: wait.
+// controller, in unit tests with times of their own choosing, and in the simulator. It answers with ranges to start, at
+// most one per service and only on services that are `idle()`. An empty plan means: wait.
+//
+// A policy with in_rounds() plans whole rounds: it is asked for the next round shortly before the running one is
+// predicted to end, and sees the queues as they will be then (all workers idle, jobs of the running round advanced).
+// Its ranges start together when the running round has ended. Other policies are asked whenever something changed (a
+// query arrived, a range completed, a worker came or went), and their ranges start at once.
 //
 // Whether a job can still make its deadline is not the policy's business: the scheduler answers hopeless jobs when a
 // policy picks them (scheduler_loop.h) and asks again.
@@ -17,6 +21,7 @@
 #include <string>
 #include <string_view>
 
+#include "controller/config.h"
 #include "controller/job.h"
 #include "predictor/latency_model.h"
 #include "shm/layout.h"
@@ -32,9 +37,14 @@ struct ServiceView {
 };
 
 struct Snapshot {
-  uint64_t now_ns = 0;
+  uint64_t now_ns = 0;  // when the plan starts
   std::span<const ServiceView> services;
   const LatencyModel* latency = nullptr;
+  double margin = 0;  // safety margin, as a share of a predicted time
+
+  uint64_t WithMargin(uint64_t predicted_ns) const {
+    return predicted_ns + static_cast<uint64_t>(static_cast<double>(predicted_ns) * margin);
+  }
 };
 
 struct Assignment {
@@ -51,11 +61,12 @@ class Policy {
  public:
   virtual ~Policy() = default;
   virtual std::string_view name() const = 0;
+  virtual bool in_rounds() const { return true; }
   virtual Plan Next(const Snapshot& snapshot) const = 0;
 };
 
 // kInvalidArgument for an unknown name; the message lists the known ones.
-Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name);
+Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name, Packing packing = Packing::kBalanced);
 
 }  // namespace abacus
 

@@ -20,14 +20,14 @@ std::string Ms(uint64_t ns) {
 }
 
 uint64_t RemainingNs(const Job& job, const LatencyModel& model) {
-  const OperatorRange rest{job.service, job.bucket, job.next_operator, job.operators};
-  return job.operators == 0 ? 0 : model.PredictNs({&rest, 1});
+  if (job.next_operator >= job.operators) return 0;
+  return model.PredictNs({job.service, job.bucket, job.next_operator, job.operators});
 }
 
 }  // namespace
 
 SchedulerLoop::SchedulerLoop(const Config& config, Region* region, QueryTable* table, QueryChannel* channel,
-                             std::unique_ptr<Policy> policy, WorkerControl* control,
+                             std::unique_ptr<Policy> policy, ServicePredictor predictor, WorkerControl* control,
                              std::function<void()> wake_front_end)
     : config_(config),
       region_(region),
@@ -38,12 +38,19 @@ SchedulerLoop::SchedulerLoop(const Config& config, Region* region, QueryTable* t
       wake_front_end_(std::move(wake_front_end)),
       bell_(&region->header().controller_bell),
       services_(config.services.size()),
-      views_(config.services.size()) {
+      views_(config.services.size()),
+      predictor_(std::move(predictor)),
+      margin_(config.scheduler.margin.value_or(predictor_.StartMargin())),
+      gate_(&region->header().gate),
+      lead_ns_(config.scheduler.lead_us * kNsPerUs),
+      trace_(config.scheduler.trace_events) {
   for (size_t i = 0; i < services_.size(); ++i) {
     services_[i].config = &config.services[i];
     services_[i].block = &region->worker(i);
+    services_[i].link.Attach(&region->worker(i));
     services_[i].why_down = "its worker has not started yet";
   }
+  predictor_.Describe(&region->header().predictor);
 }
 
 void SchedulerLoop::Post(WorkerEvent event) {
@@ -61,13 +68,25 @@ void SchedulerLoop::Run(const std::atomic<bool>& stop) {
     const uint32_t ticket = bell_.Ticket();
     const uint64_t now_ns = MonotonicNs();
     region_->header().heartbeat_ns.store(now_ns, std::memory_order_relaxed);
-    if (DoWork(now_ns) == 0) bell_.Wait(ticket, InFlight() > 0 ? kOverdueCheckNs : kHeartbeatNs, spin_ns);
+    if (DoWork(now_ns) > 0) continue;
+    const uint64_t idle_ns = IdleNs(now_ns);
+    // Where cores are to spare, a running round is waited for awake: waking up takes longer than starting the next.
+    bell_.Wait(ticket, idle_ns, running_.number != 0 && spin_ns > 0 ? idle_ns : spin_ns);
   }
 }
 
+uint64_t SchedulerLoop::IdleNs(uint64_t now_ns) const {
+  if (InFlight() == 0) return kHeartbeatNs;
+  uint64_t until_ns = now_ns + kOverdueCheckNs;
+  if (running_.number != 0 && next_.number == 0 && running_.end_ns() > now_ns + lead_ns_) {
+    until_ns = std::min(until_ns, running_.end_ns() - lead_ns_);
+  }
+  return until_ns - now_ns;
+}
+
 size_t SchedulerLoop::DoWork(uint64_t now_ns) {
-  size_t work = HandleEvents();
-  work += HandleCompletions(now_ns);
+  size_t work = HandleCompletions(now_ns);
+  work += HandleEvents(now_ns);
   work += HandleSubmitted(now_ns);
   work += HandleOverdue(now_ns);
   work += PlanAndDispatch(now_ns);
@@ -79,7 +98,7 @@ size_t SchedulerLoop::DoWork(uint64_t now_ns) {
   return work;
 }
 
-size_t SchedulerLoop::HandleEvents() {
+size_t SchedulerLoop::HandleEvents(uint64_t now_ns) {
   if (!has_events_.exchange(false, std::memory_order_acquire)) return 0;
   std::vector<WorkerEvent> events;
   {
@@ -92,13 +111,13 @@ size_t SchedulerLoop::HandleEvents() {
         WorkerUp(event.worker);
         break;
       case WorkerEvent::kDown:
-        WorkerDown(event.worker, event.message, MonotonicNs());
+        WorkerDown(event.worker, event.message, now_ns);
         break;
       case WorkerEvent::kGaveUp:
-        RefuseWaiting(event.worker, StatusCode::kWorkerFailed, event.message, MonotonicNs());
+        RefuseWaiting(event.worker, StatusCode::kWorkerFailed, event.message, now_ns);
         break;
       case WorkerEvent::kShutDown:
-        RefuseWaiting(event.worker, StatusCode::kShuttingDown, event.message, MonotonicNs());
+        RefuseWaiting(event.worker, StatusCode::kShuttingDown, event.message, now_ns);
         break;
     }
   }
@@ -117,9 +136,11 @@ void SchedulerLoop::WorkerUp(uint32_t index) {
       Condemn(&service, "published an impossible range table for bucket " + std::to_string(b));
       return;
     }
-    service.buckets.push_back({entry.operators, entry.solo_ns});
-    additive_.SetBucket(index, b, {entry.cuts.data(), entry.cut_count}, entry.solo_ns);
+    service.buckets.push_back(
+        {entry.operators, entry.solo_ns, {entry.cuts.begin(), entry.cuts.begin() + entry.cut_count}});
   }
+  predictor_.WorkerUp(index, service.config->name, service.config->spec, block);
+  predictor_.Describe(&region_->header().predictor);
   service.serving = true;
   service.refusing = false;
   service.block->state.store(static_cast<uint32_t>(WorkerState::kServing), std::memory_order_release);
@@ -133,10 +154,11 @@ void SchedulerLoop::WorkerDown(uint32_t index, const std::string& why, uint64_t 
   service.serving = false;
   service.condemned = false;
   service.why_down = why;
-  if (service.running != nullptr) {
-    Job* job = service.running;
-    service.running = nullptr;
-    FinishJob(job, StatusCode::kWorkerFailed, why, now_ns);
+  while (!service.link.idle()) {
+    const Link::Sent sent = service.link.sent().front();
+    service.link.Forget();
+    RangeFailed(sent.tag.job, StatusCode::kWorkerFailed, why);
+    RangeEnded(sent.tag.job, sent, now_ns);
   }
   // A job that ran in part lost its state with the process.
   std::vector<Job*> partial;
@@ -144,8 +166,7 @@ void SchedulerLoop::WorkerDown(uint32_t index, const std::string& why, uint64_t 
     if (job->next_operator > 0) partial.push_back(job);
   }
   for (Job* job : partial) FinishWaiting(job, StatusCode::kWorkerFailed, why, now_ns);
-  service.block->commands.Reset();
-  service.block->completions.Reset();
+  service.link.Reset();
   service.block->state.store(static_cast<uint32_t>(WorkerState::kExited), std::memory_order_release);
   control_->BlockReleased(index);
 }
@@ -155,7 +176,16 @@ void SchedulerLoop::RefuseWaiting(uint32_t index, StatusCode code, const std::st
   service.refusing = true;
   service.refusal = code;
   service.why_down = why;
-  while (service.queue.size() > 0) FinishWaiting(service.queue.waiting().front(), code, why, now_ns);
+  for (size_t i = 0; i < service.queue.size();) {
+    Job* job = service.queue.waiting()[i];
+    if (job->in_flight > 0) {  // ends with the range that runs
+      job->failure = code;
+      job->failure_text = why;
+      ++i;
+    } else {
+      FinishWaiting(job, code, why, now_ns);
+    }
+  }
 }
 
 void SchedulerLoop::Condemn(Service* service, const std::string& why) {
@@ -168,36 +198,109 @@ void SchedulerLoop::Condemn(Service* service, const std::string& why) {
 size_t SchedulerLoop::HandleCompletions(uint64_t now_ns) {
   size_t handled = 0;
   for (Service& service : services_) {
-    if (service.running != nullptr && PopCompletion(&service, now_ns)) ++handled;
+    while (!service.link.idle() && PopCompletion(&service, now_ns)) ++handled;
   }
   return handled;
 }
 
 bool SchedulerLoop::PopCompletion(Service* service, uint64_t now_ns) {
   Completion completion;
-  if (!service->block->completions.TryPop(&completion)) return false;
-  Job* job = service->running;
-  if (job == nullptr || completion.job_id != job->id || completion.first != service->running_first ||
-      completion.last != service->running_last || completion.status >= kStatusCodeNames.size()) {
+  Link::Sent sent;
+  const Link::Answer answer = service->link.Take(&completion, &sent);
+  if (answer == Link::Answer::kNone) return false;
+  if (answer == Link::Answer::kNonsense) {
     Condemn(service, "answered a command that was not given");
-    return true;
+    return false;
   }
-  service->running = nullptr;
-  job->executed_ns += now_ns - service->sent_ns;
-  ++job->rounds;
+  Job* job = sent.tag.job;
+  const uint64_t begin_ns = sent.tag.round != 0 ? running_.started_ns : sent.sent_ns;
+  const auto status = static_cast<StatusCode>(completion.status);
   BumpOwned(service->block->stats.rounds);
-  if (completion.status != 0) {
-    FinishJob(job, StatusCode::kWorkerFailed, LoadText(service->block->error), now_ns);
+  job->executed_ns += now_ns - begin_ns;
+  ++job->rounds;
+  trace_.Add({.kind = TraceEvent::kRange,
+              .status = status,
+              .service = job->service,
+              .bucket = job->bucket,
+              .first = sent.first,
+              .last = sent.last,
+              .round = sent.tag.round,
+              .id = job->id,
+              .begin_ns = begin_ns,
+              .end_ns = now_ns,
+              .gpu_started_ns = completion.gpu_started_ns,
+              .gpu_ended_ns = completion.gpu_ended_ns});
+  if (sent.tag.round != 0 && sent.tag.round == next_.number) {
+    RangeFailed(job, StatusCode::kWorkerFailed, "its worker ran a range before its round");
+    Condemn(service, "ran a range before its round");
+  } else if (status != StatusCode::kOk) {
+    RangeFailed(job, StatusCode::kWorkerFailed, LoadText(service->block->error));
     if (completion.fatal != 0) service->serving = false;  // it exits by itself; kDown follows
-    return true;
   }
-  job->next_operator = completion.last;
-  if (job->next_operator >= job->operators) {
-    FinishJob(job, StatusCode::kOk, {}, now_ns);
-  } else {
-    service->queue.PushFront(job);
-  }
+  RangeEnded(job, sent, now_ns);
   return true;
+}
+
+void SchedulerLoop::RangeFailed(Job* job, StatusCode code, const std::string& why) {
+  running_.disturbed = true;
+  if (job->failure != StatusCode::kOk) return;  // the first failure is the one to tell
+  job->failure = code;
+  job->failure_text = why;
+}
+
+void SchedulerLoop::RangeEnded(Job* job, const Link::Sent& sent, uint64_t now_ns) {
+  if (sent.tag.round != 0) EndRangeOfRound(sent.tag.round, now_ns);  // first: the GPU waits for the next round
+  --job->in_flight;
+  if (job->failure != StatusCode::kOk) {
+    if (job->in_flight > 0) return;  // the worker answers what it still has of it with errors, too
+    if (job->next_operator < job->operators) services_[job->service].queue.Remove(job);
+    FinishJob(job, job->failure, job->failure_text, now_ns);
+  } else if (sent.last >= job->operators) {
+    FinishJob(job, StatusCode::kOk, {}, now_ns);
+  }
+}
+
+void SchedulerLoop::EndRangeOfRound(uint64_t round, uint64_t now_ns) {
+  if (round == next_.number) {  // its worker died
+    --next_.pending;
+    return;
+  }
+  if (--running_.pending > 0) return;
+  const Round ended = running_;
+  running_ = {};
+  StartRound(now_ns);
+  RecordRound(ended, now_ns);
+}
+
+// Makes the next round the running one, if there is one.
+void SchedulerLoop::StartRound(uint64_t now_ns) {
+  if (next_.number == 0) return;
+  if (next_.pending > 0) {
+    gate_.Open(next_.gate);
+    running_ = next_;
+    running_.started_ns = now_ns;
+  }
+  next_ = {};
+}
+
+void SchedulerLoop::RecordRound(const Round& round, uint64_t now_ns) {
+  trace_.Add({.kind = TraceEvent::kRound,
+              .trained = round.predicted.trained,
+              .ranges = round.ranges,
+              .round = round.number,
+              .begin_ns = round.started_ns,
+              .end_ns = now_ns,
+              .predicted_ns = round.predicted.ns,
+              .margin = round.margin});
+  if (round.disturbed || round.predicted.ns == 0) return;
+  PredictorStats& stats = region_->header().predictor;
+  const bool over = margin_.Record(round.predicted.ns, now_ns - round.started_ns, round.margin);
+  BumpOwned(stats.rounds);
+  if (over) BumpOwned(stats.rounds_over);
+  if (!round.predicted.trained) BumpOwned(stats.rounds_untrained);
+  if (round.ranges > 1) BumpOwned(stats.rounds_several);
+  stats.margin_ppm.store(static_cast<uint32_t>(margin_.share() * 1e6), std::memory_order_relaxed);
+  stats.error_ppm.store(static_cast<uint32_t>(margin_.error() * 1e6), std::memory_order_relaxed);
 }
 
 size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
@@ -235,13 +338,14 @@ size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
 }
 
 void SchedulerLoop::LearnBucket(Job* job) {
-  const BucketTimes& times = services_[job->service].buckets[job->bucket];
-  job->operators = times.operators;
-  job->solo_ns = times.solo_ns;
+  const BucketRanges& ranges = services_[job->service].buckets[job->bucket];
+  job->operators = ranges.operators;
+  job->solo_ns = ranges.solo_ns;
+  job->cuts = ranges.cuts;
 }
 
-bool SchedulerLoop::Abandon(Job* job, uint64_t now_ns) {
-  if (!config_.scheduler.abandon) return false;
+bool SchedulerLoop::Abandon(Job* job, uint64_t start_ns, uint64_t now_ns) {
+  if (!config_.scheduler.abandon || job->in_flight > 0) return false;
   if (job->deadline_ns < now_ns) {
     FinishWaiting(
         job, StatusCode::kDeadlineExceeded,
@@ -249,9 +353,9 @@ bool SchedulerLoop::Abandon(Job* job, uint64_t now_ns) {
         now_ns);
     return true;
   }
-  const uint64_t remaining_ns = RemainingNs(*job, additive_);
-  if (now_ns + remaining_ns > job->deadline_ns) {
-    const uint64_t predicted_ns = now_ns - job->arrival_ns + remaining_ns;
+  const uint64_t remaining_ns = RemainingNs(*job, predictor_.model());
+  if (start_ns + remaining_ns > job->deadline_ns) {
+    const uint64_t predicted_ns = start_ns - job->arrival_ns + remaining_ns;
     FinishWaiting(job, StatusCode::kDeadlineUnreachable,
                   "predicted latency " + Ms(predicted_ns) + ", its target is " + Ms(job->deadline_ns - job->arrival_ns),
                   now_ns);
@@ -264,49 +368,101 @@ size_t SchedulerLoop::HandleOverdue(uint64_t now_ns) {
   if (now_ns < next_overdue_check_ns_) return 0;
   next_overdue_check_ns_ = now_ns + kOverdueCheckNs;
   size_t handled = 0;
+  // Nothing that waits can start before the running round has ended.
+  const uint64_t start_ns = running_.number != 0 ? std::max(now_ns, running_.end_ns()) : now_ns;
   for (Service& service : services_) {
     for (size_t i = 0; i < service.queue.size();) {
-      if (Abandon(service.queue.waiting()[i], now_ns)) {
+      if (Abandon(service.queue.waiting()[i], start_ns, now_ns)) {
         ++handled;
       } else {
         ++i;
       }
     }
-    if (service.running != nullptr && now_ns > service.sent_ns + config_.worker.round_timeout_ns) {
-      Condemn(&service,
-              "has not finished a range within round_timeout_ms (" + Ms(config_.worker.round_timeout_ns) + ")");
+    if (!service.link.idle()) {
+      const Link::Sent& oldest = service.link.sent().front();
+      const bool gated = oldest.tag.round != 0 && oldest.tag.round == running_.number;
+      const uint64_t since_ns = gated ? running_.started_ns : oldest.sent_ns;
+      const bool may_run = oldest.tag.round == 0 || gated;
+      if (may_run && now_ns > since_ns + config_.worker.round_timeout_ns) {
+        Condemn(&service,
+                "has not finished a range within round_timeout_ms (" + Ms(config_.worker.round_timeout_ns) + ")");
+      }
     }
     service.block->stats.queued.store(service.queue.size(), std::memory_order_relaxed);
-    service.block->stats.in_flight.store(service.running != nullptr ? service.running->queries.size() : 0,
-                                         std::memory_order_relaxed);
+    service.block->stats.in_flight.store(service.link.sent().size(), std::memory_order_relaxed);
   }
   return handled;
 }
 
 size_t SchedulerLoop::PlanAndDispatch(uint64_t now_ns) {
+  return policy_->in_rounds() ? PlanRound(now_ns) : PlanFree(now_ns);
+}
+
+bool SchedulerLoop::TakeSnapshot(uint64_t start_ns, Snapshot* snapshot) {
+  bool any_waiting = false;
+  for (size_t i = 0; i < services_.size(); ++i) {
+    const Service& service = services_[i];
+    // Within a round all workers are idle once it starts.
+    const bool running = !policy_->in_rounds() && !service.link.idle();
+    views_[i] = {service.serving, running ? service.link.sent().front().tag.job : nullptr, service.queue.waiting()};
+    any_waiting |= service.serving && !views_[i].waiting.empty();
+  }
+  *snapshot = {start_ns, views_, &predictor_.model(), margin_.share()};
+  return any_waiting;
+}
+
+bool SchedulerLoop::AbandonHopeless(const Plan& plan, uint64_t start_ns, uint64_t now_ns) {
+  bool any = false;
+  for (const Assignment& assignment : plan.assignments) any |= Abandon(assignment.job, start_ns, now_ns);
+  return any;
+}
+
+size_t SchedulerLoop::PlanRound(uint64_t now_ns) {
+  const bool ahead = running_.number != 0;
+  if (next_.number != 0 || (ahead && now_ns + lead_ns_ < running_.end_ns())) return 0;
+  const uint64_t start_ns = ahead ? std::max(now_ns, running_.end_ns()) : now_ns;
+  Snapshot snapshot;
+  Plan plan;
+  do {
+    if (!TakeSnapshot(start_ns, &snapshot)) return 0;
+    plan = policy_->Next(snapshot);
+  } while (AbandonHopeless(plan, start_ns, now_ns));
+  if (plan.assignments.empty()) return 0;
+
+  boost::container::static_vector<OperatorRange, kMaxWorkers> group;
+  for (const Assignment& assignment : plan.assignments) {
+    group.push_back({assignment.job->service, assignment.job->bucket, assignment.first, assignment.last});
+  }
+  Round round;
+  round.number = ++rounds_;
+  round.gate = std::max(1u, gate_.value() + 1);  // 0 means no gate
+  round.margin = snapshot.margin;
+  round.predicted = predictor_.model().Predict({group.data(), group.size()});
+  for (const Assignment& assignment : plan.assignments) {
+    if (Dispatch(assignment, round, now_ns)) ++round.pending;
+  }
+  round.ranges = round.pending;
+  next_ = round;
+  if (!ahead) StartRound(now_ns);
+  return round.ranges;
+}
+
+size_t SchedulerLoop::PlanFree(uint64_t now_ns) {
   size_t dispatched = 0;
   for (;;) {
-    bool any_waiting = false;
-    for (size_t i = 0; i < services_.size(); ++i) {
-      const Service& service = services_[i];
-      views_[i] = {service.serving, service.running, service.queue.waiting()};
-      any_waiting |= service.serving && !views_[i].waiting.empty();
-    }
-    if (!any_waiting) return dispatched;
-    const Plan plan = policy_->Next({now_ns, views_, &additive_});
+    Snapshot snapshot;
+    if (!TakeSnapshot(now_ns, &snapshot)) return dispatched;
+    const Plan plan = policy_->Next(snapshot);
+    if (AbandonHopeless(plan, now_ns, now_ns)) continue;
     bool replan = false;
     for (const Assignment& assignment : plan.assignments) {
-      if (Abandon(assignment.job, now_ns) || !Dispatch(assignment, now_ns)) {
-        replan = true;
-      } else {
-        ++dispatched;
-      }
+      Dispatch(assignment, {}, now_ns) ? ++dispatched : replan = true;
     }
     if (!replan) return dispatched;
   }
 }
 
-bool SchedulerLoop::Dispatch(const Assignment& assignment, uint64_t now_ns) {
+bool SchedulerLoop::Dispatch(const Assignment& assignment, const Round& round, uint64_t now_ns) {
   Job* job = assignment.job;
   Service& service = services_[job->service];
   Command command;
@@ -316,22 +472,27 @@ bool SchedulerLoop::Dispatch(const Assignment& assignment, uint64_t now_ns) {
   command.bucket = job->bucket;
   command.first = assignment.first;
   command.last = assignment.last;
+  command.gate = round.gate;
   command.block_offset = job->block_offset;
   command.block_bytes = job->block_bytes;
   command.sent_ns = now_ns;
-  if (!service.block->commands.TryPush(command)) {
+  if (!service.link.Send(command, {job, round.number})) {
     Condemn(&service, "does not take commands: its ring is full or damaged");
     return false;
   }
-  Doorbell(&service.block->command_bell).Ring();
-  service.queue.Remove(job);
-  service.running = job;
-  service.running_first = assignment.first;
-  service.running_last = assignment.last;
-  service.sent_ns = now_ns;
+  // A job that goes on later waits at the front; the part that was sent counts as done.
+  const bool was_partial = job->next_operator > 0;
+  job->next_operator = assignment.last;
+  ++job->in_flight;
+  if (assignment.last >= job->operators) {
+    service.queue.Remove(job);
+  } else if (!was_partial) {
+    service.queue.Remove(job);
+    service.queue.PushFront(job);
+  }
   if (job->first_sent_ns == 0) job->first_sent_ns = now_ns;
-  spdlog::debug("job {} of {}: bucket {}, operators [{}, {})", job->id, service.config->name, job->bucket,
-                assignment.first, assignment.last);
+  spdlog::debug("job {} of {}: bucket {}, operators [{}, {}), round {}", job->id, service.config->name, job->bucket,
+                assignment.first, assignment.last, round.number);
   return true;
 }
 
@@ -342,7 +503,7 @@ void SchedulerLoop::FinishWaiting(Job* job, StatusCode code, const std::string& 
 
 void SchedulerLoop::FinishJob(Job* job, StatusCode code, const std::string& message, uint64_t now_ns) {
   const OperatorRange whole{job->service, job->bucket, 0, job->operators};
-  const uint64_t predicted_ns = additive_.PredictNs({&whole, 1});
+  const uint64_t predicted_ns = predictor_.model().PredictNs(whole);
   for (const uint32_t slot : job->queries) {
     protocol::Timing& timing = table_[slot].timing;
     const uint64_t left_queue_ns = job->first_sent_ns != 0 ? job->first_sent_ns : now_ns;
@@ -366,6 +527,13 @@ void SchedulerLoop::FinishQuery(uint32_t slot, StatusCode code, const std::strin
     BumpOwned(stats.latency[LatencyBucketOf(latency_ns)]);
     if (now_ns > query.deadline_ns) BumpOwned(stats.violations);
   }
+  trace_.Add({.kind = TraceEvent::kQuery,
+              .status = code,
+              .service = query.service,
+              .id = query.id,
+              .begin_ns = query.arrival_ns,
+              .end_ns = now_ns,
+              .deadline_ns = query.deadline_ns});
   spdlog::trace("query {} of {}: {}", query.id, services_[query.service].config->name, StatusCodeName(code));
   finished_.push_back(slot);
   in_flight_.fetch_sub(1, std::memory_order_release);

@@ -1,8 +1,13 @@
 // SchedulerLoop: takes admitted queries, asks the policy what to run, sends ranges to the workers and finishes queries.
 //
-// One iteration (DoWork) handles, in this order: news about workers, completions, new queries, overdue work, planning.
+// One iteration (DoWork) handles, in this order: completions, news about workers, new queries, overdue work, planning.
 // It takes the time as an argument and touches the outside only through the segment's rings, the query channel and
 // WorkerControl, so tests drive it with a manual clock and play the workers themselves.
+//
+// Rounds. For a policy in rounds, the ranges of a round start together and the next round starts when all of them have
+// completed. It is planned `lead_us` before the running one is predicted to end and sent ahead: workers hold its ranges
+// back until the gate opens (shm/gate.h), which is one store, made the moment the last completion of the running round
+// is seen. A job whose range was sent is planned on as if that range had succeeded.
 //
 // Every query that enters through the channel leaves through it exactly once, with a terminal status:
 //   completed                               OK
@@ -16,6 +21,7 @@
 #define ABACUS_CONTROLLER_SCHEDULER_LOOP_H_
 
 #include <atomic>
+#include <boost/container/static_vector.hpp>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -23,77 +29,81 @@
 #include <string>
 #include <vector>
 
+#include "controller/adaptive_margin.h"
 #include "controller/config.h"
 #include "controller/job_queue.h"
 #include "controller/policy.h"
 #include "controller/query.h"
-#include "predictor/additive_model.h"
+#include "controller/service_predictor.h"
+#include "controller/trace_recorder.h"
+#include "controller/worker_events.h"
+#include "controller/worker_link.h"
 #include "shm/doorbell.h"
+#include "shm/gate.h"
 #include "shm/region.h"
 
 namespace abacus {
 
-// What the scheduler asks of whoever owns the worker processes. Called on the scheduler's thread; must not block.
-class WorkerControl {
- public:
-  virtual ~WorkerControl() = default;
-  // The scheduler let go of a dead worker's block: a new process may attach to it.
-  virtual void BlockReleased(uint32_t worker) = 0;
-  // The worker broke its promises (hang, nonsense in its ring): end it.
-  virtual void Condemn(uint32_t worker, const std::string& why) = 0;
-};
-
-struct WorkerEvent {
-  enum Kind : uint8_t {
-    kUp,        // loaded and checked; may take commands
-    kDown,      // the process is gone
-    kGaveUp,    // will not be restarted for now: waiting queries get WORKER_FAILED with `message`
-    kShutDown,  // the controller ends: waiting queries get SHUTTING_DOWN
-  };
-  Kind kind = kUp;
-  uint32_t worker = 0;
-  std::string message;
-};
-
-class SchedulerLoop {
+class SchedulerLoop : public WorkerListener {
  public:
   SchedulerLoop(const Config& config, Region* region, QueryTable* table, QueryChannel* channel,
-                std::unique_ptr<Policy> policy, WorkerControl* control, std::function<void()> wake_front_end);
+                std::unique_ptr<Policy> policy, ServicePredictor predictor, WorkerControl* control,
+                std::function<void()> wake_front_end);
 
   // One iteration at time `now_ns`. Returns how many events it handled.
   size_t DoWork(uint64_t now_ns);
   void Run(const std::atomic<bool>& stop);
+  // How long to wait for news before something else is due.
+  uint64_t IdleNs(uint64_t now_ns) const;
 
-  void Post(WorkerEvent event);
+  void Post(WorkerEvent event) override;
   // Accepted queries that have no result yet.
   uint64_t InFlight() const { return in_flight_.load(std::memory_order_acquire); }
+  // Any thread.
+  const TraceRecorder& trace() const { return trace_; }
 
  private:
-  struct BucketTimes {
+  struct BucketRanges {
     uint32_t operators = 0;
     uint64_t solo_ns = 0;
+    std::vector<uint32_t> cuts;
   };
+  struct Round {
+    uint64_t number = 0;  // counts from 1; 0: there is none
+    uint32_t gate = 0;
+    uint32_t pending = 0;  // ranges sent and not completed
+    uint32_t ranges = 0;
+    bool disturbed = false;  // a range failed or a worker died: its time says nothing about the predictor
+    uint64_t started_ns = 0;
+    Prediction predicted;
+    double margin = 0;
+    uint64_t end_ns() const { return started_ns + predicted.ns; }
+  };
+  struct SentRange {
+    Job* job = nullptr;
+    uint64_t round = 0;
+  };
+  using Link = WorkerLink<SentRange>;
   struct Service {
     const ServiceConfig* config = nullptr;
     WorkerBlock* block = nullptr;
-    std::vector<BucketTimes> buckets;  // checked copy of what the worker published
+    Link link;
+    std::vector<BucketRanges> buckets;  // checked copy of what the worker published
     JobQueue queue;
     bool serving = false;
     bool refusing = false;  // answers its queries with `refusal` instead of queueing them
     StatusCode refusal = StatusCode::kWorkerFailed;
     bool condemned = false;  // asked the supervisor to end it; wait for kDown
     std::string why_down;
-    Job* running = nullptr;
-    uint32_t running_first = 0;
-    uint32_t running_last = 0;
-    uint64_t sent_ns = 0;
   };
 
-  size_t HandleEvents();
+  size_t HandleEvents(uint64_t now_ns);
   size_t HandleCompletions(uint64_t now_ns);
   size_t HandleSubmitted(uint64_t now_ns);
   size_t HandleOverdue(uint64_t now_ns);
   size_t PlanAndDispatch(uint64_t now_ns);
+  size_t PlanRound(uint64_t now_ns);
+  size_t PlanFree(uint64_t now_ns);
 
   void WorkerUp(uint32_t index);
   void WorkerDown(uint32_t index, const std::string& why, uint64_t now_ns);
@@ -101,9 +111,19 @@ class SchedulerLoop {
   bool PopCompletion(Service* service, uint64_t now_ns);
   void Condemn(Service* service, const std::string& why);
   void LearnBucket(Job* job);
-  // True when the job was answered instead of kept because it cannot make its deadline.
-  bool Abandon(Job* job, uint64_t now_ns);
-  bool Dispatch(const Assignment& assignment, uint64_t now_ns);
+  void RangeFailed(Job* job, StatusCode code, const std::string& why);
+  // A range of the job ended, in whatever way.
+  void RangeEnded(Job* job, const Link::Sent& sent, uint64_t now_ns);
+  void EndRangeOfRound(uint64_t round, uint64_t now_ns);
+  void StartRound(uint64_t now_ns);
+  void RecordRound(const Round& round, uint64_t now_ns);
+  // What the policy sees when its plan starts at `start_ns`. False: nothing that could run is waiting.
+  bool TakeSnapshot(uint64_t start_ns, Snapshot* snapshot);
+  // Answers those jobs of the plan that cannot make their deadline any more; true when there were some.
+  bool AbandonHopeless(const Plan& plan, uint64_t start_ns, uint64_t now_ns);
+  // True when the job was answered instead of kept: starting at `start_ns`, it cannot make its deadline.
+  bool Abandon(Job* job, uint64_t start_ns, uint64_t now_ns);
+  bool Dispatch(const Assignment& assignment, const Round& round, uint64_t now_ns);
   void FinishWaiting(Job* job, StatusCode code, const std::string& message, uint64_t now_ns);
   void FinishJob(Job* job, StatusCode code, const std::string& message, uint64_t now_ns);
   void FinishQuery(uint32_t slot, StatusCode code, const std::string& message, uint64_t now_ns);
@@ -120,7 +140,14 @@ class SchedulerLoop {
 
   std::vector<Service> services_;
   std::vector<ServiceView> views_;  // scratch of PlanAndDispatch
-  AdditiveModel additive_;
+  ServicePredictor predictor_;
+  AdaptiveMargin margin_;
+  Gate gate_;
+  Round running_;  // number 0: the GPU is idle
+  Round next_;     // planned and sent ahead; number 0: not yet
+  uint64_t rounds_ = 0;
+  const uint64_t lead_ns_;
+  TraceRecorder trace_;
   std::deque<Job> job_pool_;  // stable addresses
   std::vector<Job*> free_jobs_;
   uint64_t next_job_id_ = 1;

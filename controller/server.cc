@@ -1,11 +1,8 @@
 #include "controller/server.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/file.h>
-#include <sys/signalfd.h>
-#include <sys/stat.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -13,7 +10,9 @@
 #include <thread>
 
 #include "controller/front_end.h"
+#include "controller/process_setup.h"
 #include "controller/scheduler_loop.h"
+#include "controller/trace_writer.h"
 #include "controller/worker_supervisor.h"
 #include "shm/clock.h"
 #include "shm/log.h"
@@ -28,76 +27,56 @@ constexpr uint64_t kStopTimeoutNs = 5 * kNsPerSecond;
 constexpr int kPollMs = 500;
 constexpr uint32_t kRefusalSlots = 4096;  // for errors on their way out, beside the accepted queries
 
-// The run directory of this controller, locked for as long as the object lives: a second controller of the same name
-// is refused, and the kernel releases the lock when we die, however we die.
-class RunLock {
+// Writes the trace on request, in a thread of its own: the main thread goes on watching the workers.
+class TraceOnRequest {
  public:
-  ~RunLock() {
-    if (fd_ >= 0) close(fd_);
+  TraceOnRequest(const Config& config, const TraceRecorder* recorder, fs::path path)
+      : recorder_(recorder), path_(std::move(path)) {
+    subject_.controller = config.server.name;
+    subject_.capacity = config.scheduler.trace_events;
+    for (const ServiceConfig& service : config.services) subject_.services.push_back(service.name);
   }
-  Status Acquire(const fs::path& directory, const std::string& name) {
-    const fs::path path = directory / "controller.lock";
-    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd_ < 0) return {StatusCode::kUnavailable, "cannot open " + path.string() + ": " + strerror(errno)};
-    if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-      char pid[32] = {};
-      [[maybe_unused]] const ssize_t got = pread(fd_, pid, sizeof(pid) - 1, 0);
-      return {StatusCode::kAlreadyExists, "a controller named '" + name + "' runs already (pid " + std::string(pid) +
-                                              "); stop it or choose another [server] name"};
+
+  void Request() {
+    if (busy_.exchange(true)) {
+      spdlog::warn("a trace is being written already");
+      return;
     }
-    const std::string pid = std::to_string(getpid());
-    if (ftruncate(fd_, 0) != 0 || pwrite(fd_, pid.data(), pid.size(), 0) < 0) {
-      return {StatusCode::kUnavailable, "cannot write " + path.string() + ": " + strerror(errno)};
-    }
-    return Status::Ok();
+    thread_ = std::jthread([this] {
+      setpriority(PRIO_PROCESS, 0, 19);  // of this thread: queries go first
+      const std::vector<TraceEvent> events = recorder_->Copy();
+      if (const Status status = WriteTrace(events, subject_, path_); status.ok()) {
+        spdlog::info("wrote {} events to {}", events.size(), path_.string());
+      } else {
+        spdlog::error("{}", status.message());
+      }
+      busy_.store(false);
+    });
   }
 
  private:
-  int fd_ = -1;
+  const TraceRecorder* const recorder_;
+  const fs::path path_;
+  TraceSubject subject_;
+  std::atomic<bool> busy_{false};
+  std::jthread thread_;
 };
-
-DeviceKind ResolveDevice(DeviceKind configured, const fs::path& bin_dir) {
-  if (configured != DeviceKind::kAuto) return configured;
-  const bool gpu = access("/dev/nvidiactl", F_OK) == 0;
-  const bool built = fs::exists(bin_dir / "libabacus_cuda_runtime.so");
-  if (gpu && !built) spdlog::warn("a GPU is here, but Abacus was built without CUDA; using the CPU");
-  return gpu && built ? DeviceKind::kCuda : DeviceKind::kCpu;
-}
-
-int BlockSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
-void ConsumeSignal(int fd) {
-  signalfd_siginfo info;
-  [[maybe_unused]] const ssize_t got = read(fd, &info, sizeof(info));
-}
 
 }  // namespace
 
 Status RunServer(const Config& config, uint64_t process_start_ns) {
-  auto run_dir = RunDirectory();
-  if (!run_dir) return run_dir.error();
-  const fs::path directory = *run_dir / config.server.name;
-  std::error_code error;
-  fs::create_directories(directory, error);
-  if (error) return {StatusCode::kUnavailable, "cannot create " + directory.string() + ": " + error.message()};
   RunLock lock;
-  ABACUS_RETURN_IF_ERROR(lock.Acquire(directory, config.server.name));
+  ABACUS_RETURN_IF_ERROR(lock.Acquire(config.server.name));
+  const fs::path& directory = lock.directory();
+  // Before any thread exists, so that all inherit the mask, and before others can find us and send one.
+  const int signal_fd = BlockSignals({SIGUSR1});
   auto region = Region::Create(config.server.name, config.services.size(), config.server.arena_bytes);
   if (!region) return region.error();
-  auto policy = MakePolicy(config.scheduler.policy);
+  auto policy = MakePolicy(config.scheduler.policy, config.scheduler.packing);
   if (!policy) return policy.error();
   StoreText((*region)->header().policy, config.scheduler.policy);
 
-  const int signal_fd = BlockSignals();  // before any thread exists, so that all inherit the mask
-  const fs::path bin_dir = fs::read_symlink("/proc/self/exe", error).parent_path();
+  const fs::path bin_dir = ProgramDirectory();
   const DeviceKind device = ResolveDevice(config.worker.device, bin_dir);
   QueryTable table(config.limits.max_queries + kRefusalSlots);
   QueryChannel channel(config.limits.max_queries);
@@ -107,9 +86,11 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
   if (!front_end) return front_end.error();
   StoreText((*region)->header().endpoint, (*front_end)->endpoints().front());
   WorkerSupervisor supervisor(config, device, bin_dir, region->get());
-  SchedulerLoop scheduler(config, region->get(), &table, &channel, std::move(*policy), &supervisor,
+  SchedulerLoop scheduler(config, region->get(), &table, &channel, std::move(*policy),
+                          ServicePredictor::Load(config.scheduler.predictor), &supervisor,
                           [&] { (*front_end)->Wake(); });
-  supervisor.SetScheduler(&scheduler);
+  supervisor.SetListener(&scheduler);
+  TraceOnRequest trace(config, &scheduler.trace(), directory / "trace.json");
 
   std::atomic<bool> stop_front{false}, stop_scheduler{false};
   std::jthread front_thread([&] {
@@ -134,9 +115,15 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
   } else {
     kill(getpid(), SIGTERM);  // the way out below ends the workers, too
   }
-  while (!supervisor.Poll(kPollMs, signal_fd)) {
+  // True when a signal asks to stop; one that asks for the trace is dealt with.
+  const auto stop_requested = [&](int timeout_ms) {
+    if (!supervisor.Poll(timeout_ms, signal_fd)) return false;
+    const int signal_number = ConsumeSignal(signal_fd);
+    if (signal_number == SIGUSR1) trace.Request();
+    return signal_number != 0 && signal_number != SIGUSR1;
+  };
+  while (!stop_requested(kPollMs)) {
   }
-  ConsumeSignal(signal_fd);
 
   spdlog::info("draining: {} queries in flight", scheduler.InFlight());
   (*region)->header().draining.store(1, std::memory_order_release);
@@ -144,7 +131,7 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
   const uint64_t drain_end_ns = MonotonicNs() + config.server.drain_timeout_ns;
   const auto pending = [&] { return scheduler.InFlight() > 0 || (*front_end)->InUse() > 0; };
   while (pending() && MonotonicNs() < drain_end_ns) {
-    if (supervisor.Poll(10, signal_fd)) {
+    if (stop_requested(10)) {
       spdlog::warn("second signal: not waiting any longer");
       break;
     }

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "shm/clock.h"
+#include "shm/doorbell.h"
 #include "shm/log.h"
 #include "shm/process.h"
 
@@ -53,26 +54,28 @@ WorkerSupervisor::~WorkerSupervisor() {
 std::vector<std::string> WorkerSupervisor::CommandLine(uint32_t index) const {
   const WorkerConfig& worker = config_.worker;
   const bool fake = device_ == DeviceKind::kFake;
-  return {(bin_dir_ / (fake ? "abacus-fake-worker" : "abacus-worker")).string(),
-          "serve",
-          "--segment",
-          config_.server.name,
-          "--index",
-          std::to_string(index),
-          "--model",
-          config_.services[index].spec.toml_path.string(),
-          "--device",
-          DeviceArgument(device_),
-          "--gpu",
-          std::to_string(worker.gpu),
-          "--cpu-threads",
-          std::to_string(worker.cpu_threads),
-          "--spin-us",
-          std::to_string(config_.scheduler.spin_us),
-          "--graph-cache",
-          std::to_string(worker.graph_cache),
-          "--log-level",
-          config_.server.log_level};
+  std::vector<std::string> command = {(bin_dir_ / (fake ? "abacus-fake-worker" : "abacus-worker")).string(),
+                                      "serve",
+                                      "--segment",
+                                      config_.server.name,
+                                      "--index",
+                                      std::to_string(index),
+                                      "--model",
+                                      config_.services[index].spec.toml_path.string(),
+                                      "--device",
+                                      DeviceArgument(device_),
+                                      "--gpu",
+                                      std::to_string(worker.gpu),
+                                      "--cpu-threads",
+                                      std::to_string(worker.cpu_threads),
+                                      "--spin-us",
+                                      std::to_string(config_.scheduler.spin_us),
+                                      "--gate",
+                                      worker.gate,
+                                      "--log-level",
+                                      config_.server.log_level};
+  if (worker.gpu_timestamps) command.push_back("--gpu-timestamps");
+  return command;
 }
 
 void WorkerSupervisor::StartAll() {
@@ -109,7 +112,7 @@ void WorkerSupervisor::Spawn(uint32_t index) {
     spdlog::error("{}", why);
     StoreText(block.error, why);
     worker.phase = Phase::kReleasing;
-    scheduler_->Post({WorkerEvent::kDown, index, why});
+    listener_->Post({WorkerEvent::kDown, index, why});
     return;
   }
   worker.pid_fd = OpenPidFd(worker.pid);
@@ -163,7 +166,7 @@ void WorkerSupervisor::CheckLoaded(uint32_t index, uint64_t now_ns) {
     }
     worker.phase = Phase::kServing;
     spdlog::info("service {} is ready (worker pid {})", name, worker.pid);
-    scheduler_->Post({WorkerEvent::kUp, index, {}});
+    listener_->Post({WorkerEvent::kUp, index, {}});
   } else if (now_ns > worker.load_deadline_ns) {
     Kill(index, "did not load its model within load_timeout_s");
   }
@@ -191,7 +194,7 @@ void WorkerSupervisor::Reap(uint32_t index) {
   worker.pid = -1;
   worker.phase = Phase::kReleasing;
   region_->worker(index).pid.store(0, std::memory_order_relaxed);
-  scheduler_->Post({WorkerEvent::kDown, index, why});
+  listener_->Post({WorkerEvent::kDown, index, why});
 }
 
 std::string WorkerSupervisor::DescribeExit(uint32_t index, int exit_status) const {
@@ -244,7 +247,7 @@ void WorkerSupervisor::GiveUp(uint32_t index, const std::string& why) {
   WorkerBlock& block = region_->worker(index);
   StoreText(block.error, why);
   block.state.store(static_cast<uint32_t>(WorkerState::kFailed), std::memory_order_release);
-  scheduler_->Post({WorkerEvent::kGaveUp, index, why});
+  listener_->Post({WorkerEvent::kGaveUp, index, why});
 }
 
 void WorkerSupervisor::BlockReleased(uint32_t worker) {

@@ -23,8 +23,8 @@
 
 #include "controller/config.h"
 #include "controller/mps_control.h"
-#include "controller/scheduler_loop.h"
 #include "controller/waker.h"
+#include "controller/worker_events.h"
 #include "shm/region.h"
 
 namespace abacus {
@@ -36,7 +36,7 @@ class WorkerSupervisor : public WorkerControl {
   ~WorkerSupervisor() override;
 
   // Where news goes. Set before StartAll.
-  void SetScheduler(SchedulerLoop* scheduler) { scheduler_ = scheduler; }
+  void SetListener(WorkerListener* listener) { listener_ = listener; }
 
   void StartAll();
   // Handles everything that happened, waiting up to `timeout_ms` for something; also returns when `extra_fd` (a
@@ -88,7 +88,7 @@ class WorkerSupervisor : public WorkerControl {
   const DeviceKind device_;
   const std::filesystem::path bin_dir_;
   Region* const region_;
-  SchedulerLoop* scheduler_ = nullptr;
+  WorkerListener* listener_ = nullptr;
   const MpsControl mps_;
   std::vector<Worker> workers_;
   bool stopping_ = false;

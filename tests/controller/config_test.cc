@@ -17,6 +17,7 @@
 namespace abacus {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -44,6 +45,11 @@ max_clients = 20
 max_queries = 30
 [scheduler]
 policy = "edf"
+packing = "furthest"
+predictor = "unit.predictor"
+margin = 0.25
+lead_us = 11
+trace_events = 12
 abandon = false
 spin_us = 7
 [worker]
@@ -54,7 +60,8 @@ load_timeout_s = 1.5
 round_timeout_ms = 99
 mps = false
 max_restarts_per_minute = 0
-graph_cache = 64
+gate = "host"
+gpu_timestamps = true
 [[service]]
 name = "text"
 model = "fake/fake-text.toml"
@@ -107,6 +114,11 @@ TEST(ConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config->limits.max_clients, 20u);
   EXPECT_EQ(config->limits.max_queries, 30u);
   EXPECT_EQ(config->scheduler.policy, "edf");
+  EXPECT_EQ(config->scheduler.packing, Packing::kFurthest);
+  EXPECT_EQ(config->scheduler.predictor, kPath.parent_path() / "unit.predictor");
+  EXPECT_EQ(config->scheduler.margin, 0.25);
+  EXPECT_EQ(config->scheduler.lead_us, 11u);
+  EXPECT_EQ(config->scheduler.trace_events, 12u);
   EXPECT_FALSE(config->scheduler.abandon);
   EXPECT_EQ(config->scheduler.spin_us, 7u);
   EXPECT_EQ(config->worker.device, DeviceKind::kFake);
@@ -116,7 +128,8 @@ TEST(ConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config->worker.round_timeout_ns, 99'000'000u);
   EXPECT_FALSE(config->worker.mps);
   EXPECT_EQ(config->worker.max_restarts_per_minute, 0u);
-  EXPECT_EQ(config->worker.graph_cache, 64u);
+  EXPECT_EQ(config->worker.gate, "host");
+  EXPECT_TRUE(config->worker.gpu_timestamps);
   ASSERT_EQ(config->services.size(), 2u);
   EXPECT_EQ(config->services[0].name, "text");
   EXPECT_EQ(config->services[0].model, kPath.parent_path() / "fake/fake-text.toml");
@@ -196,15 +209,17 @@ TEST(MutatedConfigTest, EveryNumberHasItsBounds) {
       {14, "limits", "max_client_queries", "1", "0", "1048576", "1048577"},
       {15, "limits", "max_clients", "1", "0", "65536", "65537"},
       {16, "limits", "max_queries", "1", "0", "16777216", "16777217"},
-      {20, "scheduler", "spin_us", "-1", "-2", "1000000", "1000001"},
-      {23, "worker", "gpu", "0", "-1", "63", "64"},
-      {24, "worker", "cpu_threads", "1", "0", "256", "257"},
-      {25, "worker", "load_timeout_s", "0.1", "0.09", "86400", "86401"},
-      {26, "worker", "round_timeout_ms", "1", "0.5", "3600000", "3600001"},
-      {28, "worker", "max_restarts_per_minute", "0", "-1", "600", "601"},
-      {29, "worker", "graph_cache", "1", "0", "65536", "65537"},
-      {33, "service[0]", "qos_ms", "0.001", "0", "3600000", "3600001"},
-      {34, "service[0]", "queue_limit", "1", "0", "1048576", "1048577"},
+      {21, "scheduler", "margin", "0.01", "0.009", "0.5", "0.51"},
+      {22, "scheduler", "lead_us", "0", "-1", "100000", "100001"},
+      {23, "scheduler", "trace_events", "0", "-1", "10000000", "10000001"},
+      {25, "scheduler", "spin_us", "-1", "-2", "1000000", "1000001"},
+      {28, "worker", "gpu", "0", "-1", "63", "64"},
+      {29, "worker", "cpu_threads", "1", "0", "256", "257"},
+      {30, "worker", "load_timeout_s", "0.1", "0.09", "86400", "86401"},
+      {31, "worker", "round_timeout_ms", "1", "0.5", "3600000", "3600001"},
+      {33, "worker", "max_restarts_per_minute", "0", "-1", "600", "601"},
+      {39, "service[0]", "qos_ms", "0.001", "0", "3600000", "3600001"},
+      {40, "service[0]", "queue_limit", "1", "0", "1048576", "1048577"},
   };
   for (const Bounds& bounds : table) {
     const std::string path = bounds.section + "." + bounds.key;
@@ -243,12 +258,14 @@ TEST(MutatedConfigTest, StringsAreChecked) {
       {3, "listen = ['tcp://h:1', 'tcp://h:1']", "server.listen", "stands twice"},
       {7, "log_level = 'verbose'", "server.log_level", "\"trace\", \"debug\", \"info\", \"warn\", \"error\""},
       {18, "policy = 'fcsf'", "scheduler.policy", "did you mean \"fcfs\"?"},
-      {22, "device = 'gpu'", "worker.device", "\"auto\", \"cpu\", \"cuda\", \"fake\""},
-      {31, "name = 'a b'", "service[0].name", "letters, digits"},
-      {31, "name = '" + std::string(64, 'x') + "'", "service[0].name", "1 to 63"},
-      {36, "name = 'text'", "service[1].name", "already the name of another service"},
-      {32, "model = ''", "service[0].model", "at least one character"},
-      {32, "model = 'fake'", "service[0].model", "not a regular file"},
+      {19, "packing = 'loose'", "scheduler.packing", "\"balanced\", \"furthest\""},
+      {27, "device = 'gpu'", "worker.device", "\"auto\", \"cpu\", \"cuda\", \"fake\""},
+      {34, "gate = 'gpu'", "worker.gate", "\"device\", \"host\""},
+      {37, "name = 'a b'", "service[0].name", "letters, digits"},
+      {37, "name = '" + std::string(64, 'x') + "'", "service[0].name", "1 to 63"},
+      {42, "name = 'text'", "service[1].name", "already the name of another service"},
+      {38, "model = ''", "service[0].model", "at least one character"},
+      {38, "model = 'fake'", "service[0].model", "not a regular file"},
   });
 }
 
@@ -266,19 +283,19 @@ TEST(MutatedConfigTest, SectionsAreChecked) {
 }
 
 TEST(ConfigTest, ModelErrorsNameBothFiles) {
-  const Result<Config> missing = Parse(WithLine(32, "model = 'nowhere.toml'"));
+  const Result<Config> missing = Parse(WithLine(38, "model = 'nowhere.toml'"));
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().code(), StatusCode::kNotFound);
-  EXPECT_THAT(missing.error().message(), StartsWith(kPath.string() + ":32: service[0].model: "));
+  EXPECT_THAT(missing.error().message(), StartsWith(kPath.string() + ":38: service[0].model: "));
   EXPECT_THAT(missing.error().message(), HasSubstr("configs/nowhere.toml: no such file"));
-  const Result<Config> wrong = Parse(WithLine(32, "model = 'fake.toml'"));  // a configuration, not a model
+  const Result<Config> wrong = Parse(WithLine(38, "model = 'fake.toml'"));  // a configuration, not a model
   ASSERT_FALSE(wrong);
   EXPECT_THAT(wrong.error().message(), HasSubstr("configs/fake.toml:"));
 }
 
 TEST(ConfigTest, LimitsMustHoldTheLargestBucket) {
   EXPECT_THAT(Parse(WithLine(6, "arena_mib = 9")).error().message(),
-              HasSubstr(":37: service[1].model: the largest bucket of \"fake-image\" takes 10 MiB but "
+              HasSubstr(":43: service[1].model: the largest bucket of \"fake-image\" takes 10 MiB but "
                         "server.arena_mib is 9"));
   EXPECT_THAT(Parse(WithLine(10, "max_frame_mib = 4")).error().message(),
               HasSubstr("input \"image\" of the largest bucket takes 5 MiB but limits.max_frame_mib is 4"));
@@ -288,10 +305,25 @@ TEST(ConfigTest, LimitsMustHoldTheLargestBucket) {
               HasSubstr("max_client_mib (15) must be at least max_message_mib (16)"));
 }
 
+TEST(ConfigTest, APredictorThatIsMissingIsNoError) {
+  const Result<Config> missing = Parse(WithLine(20, "predictor = '../nowhere/none.predictor'"));
+  ASSERT_TRUE(missing) << missing.error().message();
+  EXPECT_EQ(missing->scheduler.predictor, kPath.parent_path().parent_path() / "nowhere/none.predictor");
+  const Result<Config> absolute = Parse(WithLine(20, "predictor = '/somewhere/a.predictor'"));
+  ASSERT_TRUE(absolute) << absolute.error().message();
+  EXPECT_EQ(absolute->scheduler.predictor, "/somewhere/a.predictor");
+  const Result<Config> none = Parse(WithLine(20, "predictor = 'none'"));
+  ASSERT_TRUE(none) << none.error().message();
+  EXPECT_TRUE(none->scheduler.predictor.empty());
+  const Result<Config> unset = Parse(WithLine(21, ""));
+  ASSERT_TRUE(unset) << unset.error().message();
+  EXPECT_FALSE(unset->scheduler.margin.has_value()) << "the predictor's own error decides";
+}
+
 TEST(ConfigTest, SpinDefaultDependsOnTheCores) {
-  const Result<Config> config = Parse(WithLine(20, "spin_us = -1"));
+  const Result<Config> config = Parse(WithLine(25, "spin_us = -1"));
   ASSERT_TRUE(config);
-  EXPECT_THAT(config->scheduler.spin_us, ::testing::AnyOf(0u, 50u));
+  EXPECT_THAT(config->scheduler.spin_us, AnyOf(0u, 50u));
 }
 
 TEST(OverrideTest, ReplaceAndAddSettings) {
@@ -377,6 +409,8 @@ TEST(ShippedConfigTest, SevenIsValid) {
   const Result<Config> config = Parse(WithStandIns(ShippedText("seven.toml")));
   ASSERT_TRUE(config) << config.error().message();
   EXPECT_EQ(config->services.size(), 7u);
+  EXPECT_EQ(config->scheduler.policy, "abacus");
+  EXPECT_EQ(config->scheduler.predictor, kPath.parent_path().parent_path() / "profiles/seven.predictor");
 }
 
 TEST(ShippedConfigTest, DefaultShowsEveryKeyWithItsDefault) {
@@ -386,7 +420,9 @@ TEST(ShippedConfigTest, DefaultShowsEveryKeyWithItsDefault) {
     const std::string line(kText.substr(begin, end - begin));
     begin = end + 1;
     const std::string needle = line.starts_with("[") ? line : line.substr(0, line.find(' ')) + " = ";
-    EXPECT_THAT(text, HasSubstr("\n" + needle)) << "configs/default.toml must explain it";
+    // A key whose default is no value stands in a comment.
+    EXPECT_THAT(text, AnyOf(HasSubstr("\n" + needle), HasSubstr("\n# " + needle)))
+        << "configs/default.toml must explain it";
   }
   const Result<Config> config = Parse(WithStandIns(text));
   ASSERT_TRUE(config) << config.error().message();
@@ -407,7 +443,10 @@ TEST(ShippedConfigTest, DefaultShowsEveryKeyWithItsDefault) {
     EXPECT_EQ(config->limits.max_client_queries, other.limits.max_client_queries);
     EXPECT_EQ(config->limits.max_clients, other.limits.max_clients);
     EXPECT_EQ(config->limits.max_queries, other.limits.max_queries);
-    EXPECT_EQ(config->scheduler.policy, other.scheduler.policy);
+    EXPECT_EQ(config->scheduler.packing, other.scheduler.packing);
+    EXPECT_EQ(config->scheduler.margin, other.scheduler.margin);
+    EXPECT_EQ(config->scheduler.lead_us, other.scheduler.lead_us);
+    EXPECT_EQ(config->scheduler.trace_events, other.scheduler.trace_events);
     EXPECT_EQ(config->scheduler.abandon, other.scheduler.abandon);
     EXPECT_EQ(config->worker.device, other.worker.device);
     EXPECT_EQ(config->worker.gpu, other.worker.gpu);
@@ -416,9 +455,14 @@ TEST(ShippedConfigTest, DefaultShowsEveryKeyWithItsDefault) {
     EXPECT_EQ(config->worker.round_timeout_ns, other.worker.round_timeout_ns);
     EXPECT_EQ(config->worker.mps, other.worker.mps);
     EXPECT_EQ(config->worker.max_restarts_per_minute, other.worker.max_restarts_per_minute);
-    EXPECT_EQ(config->worker.graph_cache, other.worker.graph_cache);
+    EXPECT_EQ(config->worker.gate, other.worker.gate);
+    EXPECT_EQ(config->worker.gpu_timestamps, other.worker.gpu_timestamps);
   }
   EXPECT_EQ(LimitsConfig().max_frames, protocol::kMaxTensors + 1);
+  // These differ from the defaults, as their text says.
+  EXPECT_EQ(config->scheduler.policy, "abacus");
+  EXPECT_THAT(text, HasSubstr("# Left out: \"" + SchedulerConfig().policy + "\".\npolicy = "));
+  EXPECT_EQ(config->scheduler.predictor, kPath.parent_path().parent_path() / "profiles/default.predictor");
 }
 
 // --- run directory

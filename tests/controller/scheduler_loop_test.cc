@@ -32,7 +32,7 @@ class SchedulerLoopTest : public testing::Test {
     config_.services[0].queue_limit = 3;
     config_.worker.round_timeout_ns = kNsPerSecond;
     loop_ = std::make_unique<SchedulerLoop>(config_, region_.get(), &table_, &channel_, MakePolicy(policy).value(),
-                                            &control_, [this] { ++wakes_; });
+                                            ServicePredictor(), &control_, [this] { ++wakes_; });
   }
   void WorkerUp(uint32_t worker) {
     for (auto& entry : region_->worker(worker).ranges) {
@@ -159,17 +159,27 @@ TEST_F(SchedulerLoopTest, AFullQueueIsTypedOverload) {
   (void)other;
 }
 
-TEST_F(SchedulerLoopTest, AnswersExpiredAndHopelessQueriesWhenAbandoning) {
+TEST_F(SchedulerLoopTest, AnswersHopelessQueriesAtOnceWhenAbandoning) {
   Start("fcfs", true);
   WorkerUp(0);
-  Submit(0);                                          // runs, and is late, but is not interrupted
-  const uint32_t expires = Submit(0, 15 * kNsPerMs);  // still possible now
-  const uint32_t hopeless = Submit(0, 5 * kNsPerMs);  // needs 10 ms
+  Submit(0);  // runs for 10 ms, and is not interrupted
+  const uint32_t possible = Submit(0, 25 * kNsPerMs);
+  const uint32_t hopeless = Submit(0, 15 * kNsPerMs);  // could start at 10 ms and would need until 20
   Advance(2 * kNsPerMs);
   EXPECT_THAT(Done(), ElementsAre(hopeless));
   EXPECT_EQ(table_[hopeless].status, StatusCode::kDeadlineUnreachable);
-  EXPECT_THAT(table_[hopeless].message, HasSubstr("12.00 ms"));  // 2 waited + 10 predicted
-  Advance(20 * kNsPerMs);
+  EXPECT_THAT(table_[hopeless].message, HasSubstr("20.00 ms"));
+  Advance(15 * kNsPerMs);  // the first is late: what waits behind it cannot make it any more
+  EXPECT_THAT(Done(), ElementsAre(possible));
+  EXPECT_EQ(table_[possible].status, StatusCode::kDeadlineUnreachable);
+}
+
+TEST_F(SchedulerLoopTest, AnswersExpiredQueriesWhenAbandoning) {
+  Start("fcfs", true);  // and no worker comes up
+  const uint32_t expires = Submit(0, 15 * kNsPerMs);
+  Advance(14 * kNsPerMs);
+  EXPECT_THAT(Done(), IsEmpty());
+  Advance(2 * kNsPerMs);
   EXPECT_THAT(Done(), ElementsAre(expires));
   EXPECT_EQ(table_[expires].status, StatusCode::kDeadlineExceeded);
 }
@@ -295,6 +305,209 @@ TEST_F(SchedulerLoopTest, CondemnsAWorkerThatPublishesNonsense) {
   EXPECT_EQ(control_.condemned.size(), 1u);
   Submit(0);
   EXPECT_FALSE(TakeCommand(0));
+}
+
+// --- Rounds ---------------------------------------------------------------------------------------------------------
+
+// Lets one job of each service overlap: a group takes as long as its longest range.
+class OverlapPolicy : public Policy {
+ public:
+  std::string_view name() const override { return "overlap"; }
+  Plan Next(const Snapshot& snapshot) const override {
+    Plan plan;
+    for (const ServiceView& service : snapshot.services) {
+      if (!service.idle() || service.waiting.empty()) continue;
+      Job* job = service.waiting.front();
+      // The first service in halves, the others whole.
+      const uint32_t last = job->service == 0 && job->next_operator == 0 ? job->cuts[1] : job->operators;
+      plan.assignments.push_back({job, job->next_operator, last});
+    }
+    starts_ns.push_back(snapshot.now_ns);
+    return plan;
+  }
+  mutable std::vector<uint64_t> starts_ns;  // of the plans it was asked for
+};
+
+class RoundsTest : public SchedulerLoopTest {
+ protected:
+  void StartRounds() {
+    config_ = test::TwoServices("fcfs");
+    config_.scheduler.lead_us = 1000;
+    config_.worker.round_timeout_ns = kNsPerSecond;
+    auto policy = std::make_unique<OverlapPolicy>();
+    policy_ = policy.get();
+    loop_ = std::make_unique<SchedulerLoop>(config_, region_.get(), &table_, &channel_, std::move(policy),
+                                            ServicePredictor(), &control_, [this] { ++wakes_; });
+    WorkerUp(0);
+    WorkerUp(1);
+  }
+  bool IsOpen(const Command& command) const { return Gate(&region_->header().gate).Reached(command.gate); }
+
+  OverlapPolicy* policy_ = nullptr;
+};
+
+TEST_F(RoundsTest, TheNextRoundIsSentAheadAndStartsWithTheLastCompletion) {
+  StartRounds();
+  const uint32_t slot = Submit(0);  // runs at once: round 1, first half, predicted 5 ms
+  const auto first = TakeCommand(0);
+  ASSERT_TRUE(first);
+  EXPECT_TRUE(IsOpen(*first));
+  EXPECT_EQ(first->last, 5u);
+  const uint32_t other = Submit(1);
+  Advance(3 * kNsPerMs);
+  EXPECT_FALSE(TakeCommand(0)) << "planned too early: queries that arrive now should still count";
+  Advance(kNsPerMs + 1);  // lead_us before the predicted end
+  const auto second = TakeCommand(0), beside = TakeCommand(1);
+  ASSERT_TRUE(second && beside);
+  EXPECT_EQ(second->first, 5u) << "as if the first half had succeeded";
+  EXPECT_EQ(second->gate, beside->gate);
+  EXPECT_FALSE(IsOpen(*second));
+  EXPECT_EQ(policy_->starts_ns.back(), now_ns_ - 4 * kNsPerMs - 1 + 5 * kNsPerMs) << "planned for the predicted end";
+  Complete(0, *first);
+  EXPECT_TRUE(IsOpen(*second));
+  EXPECT_THAT(Done(), IsEmpty());
+  Complete(1, *beside);
+  EXPECT_THAT(Done(), ElementsAre(other)) << "answered without waiting for the round";
+  Complete(0, *second);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].timing.rounds, 2u);
+  EXPECT_EQ(region_->header().predictor.rounds.load(), 2u);
+  EXPECT_EQ(region_->header().predictor.rounds_several.load(), 1u);
+}
+
+TEST_F(RoundsTest, ARoundEndsOnlyWithItsLastRange) {
+  StartRounds();
+  Submit(0);
+  const auto first = TakeCommand(0);
+  Submit(1);
+  Advance(5 * kNsPerMs);
+  const auto second = TakeCommand(0), beside = TakeCommand(1);
+  Complete(0, *first);
+  Submit(0);
+  Advance(20 * kNsPerMs);
+  const auto third = TakeCommand(0);
+  ASSERT_TRUE(third);
+  Complete(0, *second);
+  EXPECT_FALSE(IsOpen(*third));
+  Complete(1, *beside);
+  EXPECT_TRUE(IsOpen(*third));
+}
+
+TEST_F(RoundsTest, AFailureEndsTheJobWithAllThatWasSentOfIt) {
+  StartRounds();
+  const uint32_t slot = Submit(0);
+  const auto first = TakeCommand(0);
+  Advance(5 * kNsPerMs);
+  const auto second = TakeCommand(0);
+  ASSERT_TRUE(second);
+  StoreText(region_->worker(0).error, "index out of range");
+  Complete(0, *first, StatusCode::kWorkerFailed);
+  EXPECT_THAT(Done(), IsEmpty()) << "its second half is still with the worker";
+  StoreText(region_->worker(0).error, "skipped");
+  Complete(0, *second, StatusCode::kWorkerFailed);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].message, "index out of range");
+  EXPECT_EQ(region_->header().predictor.rounds.load(), 0u) << "failed rounds say nothing about the predictor";
+  const uint32_t next = Submit(0);
+  const auto command = TakeCommand(0);
+  ASSERT_TRUE(command);
+  EXPECT_TRUE(IsOpen(*command));
+  (void)next;
+}
+
+TEST_F(RoundsTest, AWorkerThatDiesDoesNotHoldUpTheRounds) {
+  StartRounds();
+  const uint32_t victim = Submit(0);
+  ASSERT_TRUE(TakeCommand(0));
+  const uint32_t other = Submit(1);
+  Advance(5 * kNsPerMs);
+  const auto beside = TakeCommand(1);
+  ASSERT_TRUE(beside);
+  EXPECT_FALSE(IsOpen(*beside));
+  loop_->Post({WorkerEvent::kDown, 0, "killed by signal 9"});
+  Step();
+  EXPECT_THAT(Done(), ElementsAre(victim));
+  EXPECT_EQ(table_[victim].status, StatusCode::kWorkerFailed);
+  EXPECT_TRUE(IsOpen(*beside)) << "the next round starts without the dead";
+  Complete(1, *beside);
+  EXPECT_THAT(Done(), ElementsAre(other));
+}
+
+TEST_F(RoundsTest, AWorkerThatDiesBeforeItsRoundStartsIsLeftOut) {
+  StartRounds();
+  Submit(1);
+  const auto first = TakeCommand(1);
+  const uint32_t victim = Submit(0);
+  Advance(9 * kNsPerMs + 1);
+  ASSERT_TRUE(TakeCommand(0));
+  loop_->Post({WorkerEvent::kDown, 0, "killed"});
+  Step();
+  EXPECT_THAT(Done(), ElementsAre(victim));
+  Complete(1, *first);
+  EXPECT_EQ(Done().size(), 1u);
+  const uint32_t next = Submit(1);
+  const auto command = TakeCommand(1);
+  ASSERT_TRUE(command) << "an empty round does not block the ones after it";
+  Complete(1, *command);
+  EXPECT_THAT(Done(), ElementsAre(next));
+}
+
+TEST_F(RoundsTest, AnEarlyRunnerIsCondemned) {
+  StartRounds();
+  Submit(1);
+  const auto first = TakeCommand(1);
+  const uint32_t slot = Submit(0);
+  Advance(9 * kNsPerMs + 1);
+  const auto ahead = TakeCommand(0);
+  ASSERT_TRUE(ahead);
+  Complete(0, *ahead);
+  ASSERT_EQ(control_.condemned.size(), 1u);
+  EXPECT_THAT(control_.condemned[0].second, HasSubstr("before its round"));
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].status, StatusCode::kWorkerFailed);
+  (void)first;
+}
+
+TEST_F(RoundsTest, ShutdownLeavesWhatRunsToItsEnd) {
+  StartRounds();
+  const uint32_t slot = Submit(0);
+  const auto first = TakeCommand(0);
+  loop_->Post({WorkerEvent::kShutDown, 0, "the controller is shutting down"});
+  Step();
+  EXPECT_THAT(Done(), IsEmpty()) << "its range still runs in the worker";
+  Complete(0, *first);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].status, StatusCode::kShuttingDown);
+}
+
+TEST_F(RoundsTest, TheGateNeverTakesTheValueThatMeansNone) {
+  StartRounds();
+  Gate(&region_->header().gate).Open(UINT32_MAX);
+  const uint32_t slot = Submit(1);
+  const auto command = TakeCommand(1);
+  ASSERT_TRUE(command);
+  EXPECT_NE(command->gate, 0u);
+  EXPECT_TRUE(IsOpen(*command));
+  Complete(1, *command);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+}
+
+TEST_F(RoundsTest, RoundsThatTakeLongerThanPredictedAreCountedAndRaiseTheMargin) {
+  StartRounds();
+  const PredictorStats& stats = region_->header().predictor;
+  const auto run = [&](uint64_t took_ns) {
+    Submit(1);
+    const auto command = TakeCommand(1);
+    now_ns_ += took_ns;
+    Complete(1, *command);
+  };
+  run(10 * kNsPerMs);
+  EXPECT_EQ(stats.rounds_over.load(), 0u);
+  const uint32_t before = stats.margin_ppm.load();
+  run(20 * kNsPerMs);
+  EXPECT_EQ(stats.rounds_over.load(), 1u);
+  EXPECT_GT(stats.margin_ppm.load(), before);
+  EXPECT_EQ(stats.rounds_untrained.load(), 2u);
 }
 
 }  // namespace

@@ -1,0 +1,48 @@
+// AdaptiveMargin: the safety margin on predicted round times, kept where about kTargetOver of the rounds exceed it.
+//
+// Each round that takes longer than prediction plus margin raises the margin by kStep * (1 - kTargetOver), each other
+// one lowers it by kStep * kTargetOver: a stochastic approximation of that quantile of the relative error (Robbins and
+// Monro, 1951), which follows a drifting predictor within some hundred rounds. Bounded, so that neither a run of luck
+// nor a disturbed machine leads it astray.
+//
+// Shares are of the prediction: 0.05 = 5 %. Thread rule: one thread.
+#ifndef ABACUS_CONTROLLER_ADAPTIVE_MARGIN_H_
+#define ABACUS_CONTROLLER_ADAPTIVE_MARGIN_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+namespace abacus {
+
+class AdaptiveMargin {
+ public:
+  static constexpr double kTargetOver = 0.005;  // half of what the goal (1 % of the rounds) allows
+  static constexpr double kStep = 0.02;
+  static constexpr double kLowest = 0.01;
+  static constexpr double kHighest = 0.5;
+
+  explicit AdaptiveMargin(double start) : share_(std::clamp(start, kLowest, kHighest)) {}
+
+  double share() const { return share_; }
+  // Moving average of |actual / predicted - 1| over about the last kErrorRounds rounds.
+  double error() const { return error_; }
+
+  // Returns whether the round took longer than its prediction plus `margin`, the one it was planned with.
+  bool Record(uint64_t predicted_ns, uint64_t actual_ns, double margin) {
+    const double error = static_cast<double>(actual_ns) / static_cast<double>(predicted_ns) - 1;
+    error_ += (std::min(std::abs(error), 1.0) - error_) / kErrorRounds;
+    share_ += error > share_ ? kStep * (1 - kTargetOver) : -kStep * kTargetOver;
+    share_ = std::clamp(share_, kLowest, kHighest);
+    return error > margin;
+  }
+
+ private:
+  static constexpr double kErrorRounds = 500;
+  double share_;
+  double error_ = 0;
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_CONTROLLER_ADAPTIVE_MARGIN_H_

@@ -1,0 +1,83 @@
+#include "controller/service_predictor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "shm/log.h"
+#include "shm/region.h"
+
+namespace abacus {
+
+ServicePredictor ServicePredictor::FallBack(const std::string& why) {
+  spdlog::warn("{}; predicting with the sum of solo times instead", why);
+  return {nullptr, "additive: " + why};
+}
+
+ServicePredictor ServicePredictor::Load(const std::filesystem::path& path) {
+  if (path.empty()) return {};
+  Result<PredictorFile> file = LoadPredictor(path);
+  if (!file) return FallBack(file.error().message());
+  ServicePredictor predictor = Use(std::move(*file), path.filename().string());
+  if (predictor.trained()) spdlog::info("predictor {}", predictor.description_);
+  return predictor;
+}
+
+ServicePredictor ServicePredictor::Use(PredictorFile file, const std::string& name) {
+  auto model = OverlapModel::Create(std::move(file));
+  if (!model) return FallBack(name + ": " + model.error().message());
+  const PredictorFile& loaded = (*model)->file();
+  std::string description = fmt::format("overlap: {}, trained on {} groups on {}, held-out error {:.2f} %", name,
+                                        loaded.samples, loaded.subject.device, loaded.mape * 100);
+  return {std::move(*model), std::move(description)};
+}
+
+void ServicePredictor::WorkerUp(uint32_t service, const std::string& name, const ModelSpec& spec,
+                                const WorkerBlock& block) {
+  OverlapModel::ServiceFacts facts;
+  facts.device = LoadText(block.device_name);
+  facts.libraries = LoadText(block.libraries);
+  for (uint32_t b = 0; b < spec.bucket_count(); ++b) {
+    RangeTableEntry entry = block.ranges[b];  // copied, and bounded again: the worker may write it at any time
+    entry.cut_count = std::min(entry.cut_count, static_cast<uint32_t>(entry.cuts.size()));
+    const Bucket bucket = spec.bucket(b);
+    facts.buckets.push_back({bucket.batch,
+                             bucket.sequence,
+                             entry.operators,
+                             {entry.cuts.begin(), entry.cuts.begin() + entry.cut_count},
+                             entry.solo_ns});
+    additive_.SetBucket(service, b, facts.buckets.back().cuts, entry.solo_ns);
+  }
+  std::erase(unconnected_, name);
+  if (overlap_ == nullptr) return;
+  if (const Status status = overlap_->Connect(service, spec.name, facts); !status.ok()) {
+    spdlog::warn("the predictor does not fit service {}: {}; its groups are predicted by the sum of solo times", name,
+                 status.message());
+    unconnected_.push_back(name);
+  }
+}
+
+const LatencyModel& ServicePredictor::model() const {
+  if (overlap_ != nullptr) return *overlap_;
+  return additive_;
+}
+
+double ServicePredictor::StartMargin() const {
+  constexpr double kUntrained = 0.1;
+  constexpr double kQuantile = 0.99;
+  if (overlap_ == nullptr || overlap_->file().residuals.empty()) return kUntrained;
+  const std::vector<double>& residuals = overlap_->file().residuals;
+  return residuals[static_cast<size_t>(kQuantile * static_cast<double>(residuals.size() - 1))];
+}
+
+void ServicePredictor::Describe(PredictorStats* stats) const {
+  std::string text = description_;
+  if (!unconnected_.empty()) {
+    text += "; additive for";
+    for (const std::string& name : unconnected_) text += " " + name;
+  }
+  StoreText(stats->description, text);
+  stats->trained.store(overlap_ != nullptr ? 1 : 0, std::memory_order_relaxed);
+}
+
+}  // namespace abacus

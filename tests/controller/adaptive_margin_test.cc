@@ -1,0 +1,70 @@
+#include "controller/adaptive_margin.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+namespace abacus {
+namespace {
+
+constexpr uint64_t kPredictedNs = 1'000'000;
+
+uint64_t Actual(double error) { return static_cast<uint64_t>(std::lround((1 + error) * kPredictedNs)); }
+
+// The share of `rounds` with normal errors of `deviation` that exceed the margin.
+double ShareOver(AdaptiveMargin* margin, std::mt19937* random, double deviation, int rounds) {
+  std::normal_distribution<double> error(0, deviation);
+  int over = 0;
+  for (int i = 0; i < rounds; ++i) over += margin->Record(kPredictedNs, Actual(error(*random)), margin->share());
+  return static_cast<double>(over) / rounds;
+}
+
+TEST(AdaptiveMargin, SettlesWhereHalfAPercentOfTheRoundsExceedIt) {
+  for (const double start : {0.02, 0.1, 0.5}) {
+    AdaptiveMargin margin(start);
+    std::mt19937 random(1);
+    ShareOver(&margin, &random, 0.04, 5000);
+    EXPECT_NEAR(margin.share(), 2.576 * 0.04, 0.03) << "near the 99.5 % quantile";
+    EXPECT_NEAR(ShareOver(&margin, &random, 0.04, 50'000), AdaptiveMargin::kTargetOver, 0.001);
+    EXPECT_NEAR(margin.error(), 0.04 * std::sqrt(2 / M_PI), 0.006) << "the mean of |error|";
+  }
+}
+
+TEST(AdaptiveMargin, FollowsADrift) {
+  AdaptiveMargin margin(0.1);
+  std::mt19937 random(2);
+  ShareOver(&margin, &random, 0.03, 20'000);
+  // Every round takes 20 % longer from now on.
+  std::normal_distribution<double> error(0.2, 0.03);
+  for (int i = 0; i < 300; ++i) margin.Record(kPredictedNs, Actual(error(random)), margin.share());
+  EXPECT_GT(margin.share(), 0.2);
+  int over = 0;
+  for (int i = 0; i < 20'000; ++i) over += margin.Record(kPredictedNs, Actual(error(random)), margin.share());
+  EXPECT_NEAR(over / 20'000.0, AdaptiveMargin::kTargetOver, 0.0015);
+  // And back.
+  ShareOver(&margin, &random, 0.03, 5000);
+  EXPECT_LT(margin.share(), 0.15);
+}
+
+TEST(AdaptiveMargin, StaysWithinItsBounds) {
+  EXPECT_EQ(AdaptiveMargin(-1).share(), AdaptiveMargin::kLowest);
+  EXPECT_EQ(AdaptiveMargin(7).share(), AdaptiveMargin::kHighest);
+  AdaptiveMargin margin(0.1);
+  for (int i = 0; i < 10'000; ++i) margin.Record(kPredictedNs, 100 * kPredictedNs, margin.share());
+  EXPECT_EQ(margin.share(), AdaptiveMargin::kHighest);
+  EXPECT_NEAR(margin.error(), 1, 1e-3) << "one wild round counts as an error of 100 % at most";
+  for (int i = 0; i < 10'000; ++i) margin.Record(kPredictedNs, kPredictedNs, margin.share());
+  EXPECT_EQ(margin.share(), AdaptiveMargin::kLowest);
+}
+
+TEST(AdaptiveMargin, TellsWhetherTheRoundExceededTheMarginItWasPlannedWith) {
+  AdaptiveMargin margin(0.1);
+  EXPECT_FALSE(margin.Record(1000, 1200, 0.3)) << "planned with 0.3, whatever the margin is now";
+  EXPECT_TRUE(margin.Record(1000, 1200, 0.1));
+  EXPECT_FALSE(margin.Record(1000, 1100, 0.100001));
+  EXPECT_FALSE(margin.Record(1000, 500, 0.1));
+}
+
+}  // namespace
+}  // namespace abacus
