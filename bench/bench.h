@@ -17,6 +17,8 @@ namespace abacus::bench {
 void AddRingBench(CLI::App& app, int* exit_code);
 void AddFrontendBench(CLI::App& app, int* exit_code);
 void AddLifecycleBench(CLI::App& app, int* exit_code);
+void AddHeadroomBench(CLI::App& app, int* exit_code);
+void AddSimulate(CLI::App& app, int* exit_code);
 
 // Folder of the running program, where the other programs are too.
 std::filesystem::path BinDir();

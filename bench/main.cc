@@ -15,6 +15,8 @@ int main(int argc, char** argv) {
   abacus::bench::AddRingBench(app, &exit_code);
   abacus::bench::AddFrontendBench(app, &exit_code);
   abacus::bench::AddLifecycleBench(app, &exit_code);
+  abacus::bench::AddHeadroomBench(app, &exit_code);
+  abacus::bench::AddSimulate(app, &exit_code);
   CLI11_PARSE(app, argc, argv);
 #ifndef NDEBUG
   fmt::print(stderr, "warning: this is a debug build; its figures mean nothing\n");

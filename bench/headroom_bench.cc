@@ -1,0 +1,177 @@
+// headroom: time of one decision of the policy "abacus" with a trained network behind it.
+//
+// The queues hold jobs of every service, 64 cuts each, with deadlines drawn so that in a third of the decisions all of
+// them fit the headroom and in the rest the furthest cut has to be searched. The network is a real one in size, with
+// made-up weights: its values do not matter for its time, but they make groups worth forming.
+#include <fmt/format.h>
+
+#include <deque>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "bench/bench.h"
+#include "controller/headroom_policy.h"
+#include "predictor/overlap_model.h"
+#include "shm/clock.h"
+
+namespace abacus::bench {
+namespace {
+
+constexpr uint32_t kOperators = 256;
+constexpr double kWholeUs = 1000;
+
+struct HeadroomOptions {
+  uint64_t decisions = 200'000;
+  uint32_t queued = 4;  // jobs per service
+  std::vector<uint32_t> services = {2, 4, 8, 16};
+  std::string json;
+};
+
+std::vector<uint32_t> Cuts() {
+  std::vector<uint32_t> cuts;
+  for (uint32_t i = 0; i <= kMaxCuts; ++i) cuts.push_back(i * kOperators / kMaxCuts);
+  return cuts;
+}
+
+// A predictor for `services` models whose groups take about 70 % of the sum of their parts.
+std::unique_ptr<OverlapModel> MakeModel(uint32_t services) {
+  PredictorFile file;
+  file.subject.device = file.subject.libraries = "bench";
+  for (uint32_t s = 0; s < services; ++s) {
+    ModelProfile model;
+    model.name = "m" + std::to_string(s);
+    BucketProfile bucket;
+    bucket.operators = kOperators;
+    bucket.operators_at = Cuts();
+    for (const uint32_t op : bucket.operators_at) bucket.us.push_back(8 + kWholeUs * op / kOperators);
+    model.buckets.push_back(bucket);
+    file.subject.models.push_back(model);
+  }
+  std::mt19937 random(1);
+  std::normal_distribution<float> small(0, 0.02f);
+  size_t inputs = FeatureCount(services);
+  for (const size_t outputs : {kHiddenWidth, kHiddenWidth, size_t{1}}) {
+    MlpLayer layer;
+    layer.inputs = inputs;
+    layer.outputs = outputs;
+    for (size_t i = 0; i < inputs * outputs; ++i) layer.weights.push_back(small(random));
+    layer.bias.assign(outputs, outputs == 1 ? std::log(0.7f) : 0);
+    file.layers.push_back(layer);
+    inputs = outputs;
+  }
+  // Every set of models counts as trained.
+  for (uint64_t bits = 1; bits < uint64_t{1} << services; ++bits) {
+    TrainedSet set;
+    for (uint32_t s = 0; s < services; ++s) {
+      if ((bits >> s & 1) != 0) set.models.push_back(s);
+    }
+    file.trained.push_back(std::move(set));
+  }
+  auto model = OverlapModel::Create(std::move(file)).value();
+  for (uint32_t s = 0; s < services; ++s) {
+    OverlapModel::ServiceFacts facts{"bench", "bench", {}};
+    facts.buckets.push_back({1, 0, kOperators, Cuts(), static_cast<uint64_t>(kWholeUs * 1e3)});
+    if (const Status status = model->Connect(s, "m" + std::to_string(s), facts); !status.ok()) {
+      fmt::print(stderr, "abacus-bench headroom: {}\n", status.message());
+    }
+  }
+  return model;
+}
+
+// Queues of one decision.
+struct Queues {
+  std::deque<Job> jobs;
+  std::vector<std::vector<Job*>> waiting;
+  std::vector<ServiceView> views;
+};
+
+Queues MakeQueues(uint32_t services, uint32_t queued, std::span<const uint32_t> cuts, std::mt19937* random) {
+  Queues queues;
+  queues.waiting.resize(services);
+  queues.views.resize(services);
+  // The headroom of the most urgent: from its own time alone to more than what all of them take together.
+  std::uniform_real_distribution<double> slack_us(kWholeUs, kWholeUs * services * 1.3);
+  std::uniform_int_distribution<size_t> cut(1, cuts.size() - 2);
+  const double urgent_us = slack_us(*random);
+  for (uint32_t s = 0; s < services; ++s) {
+    for (uint32_t i = 0; i < queued; ++i) {
+      Job& job = queues.jobs.emplace_back();
+      job.id = queues.jobs.size();
+      job.service = s;
+      job.operators = kOperators;
+      job.cuts = cuts;
+      job.next_operator = i == 0 && (*random)() % 2 == 0 ? cuts[cut(*random)] : 0;
+      job.deadline_ns = static_cast<uint64_t>((urgent_us + static_cast<double>(s + i * services) * 100) * 1e3);
+      queues.waiting[s].push_back(&job);
+    }
+    queues.views[s] = {true, nullptr, queues.waiting[s]};
+  }
+  return queues;
+}
+
+int RunHeadroom(const HeadroomOptions& options) {
+  constexpr size_t kScenes = 64;  // different queues, taken in turn
+  constexpr double kMargin = 0.05;
+  const std::vector<uint32_t> cuts = Cuts();
+  nlohmann::json results = nlohmann::json::array();
+  fmt::print("{:>9} {:<10} {:>10} {:>10} {:>10} {:>10} {:>14}\n", "services", "packing", "median us", "p90 us",
+             "p99 us", "max us", "ranges a round");
+  for (const uint32_t services : options.services) {
+    const auto model = MakeModel(services);
+    std::mt19937 random(7);
+    std::vector<Queues> scenes;
+    for (size_t i = 0; i < kScenes; ++i) scenes.push_back(MakeQueues(services, options.queued, cuts, &random));
+    for (const Packing packing : {Packing::kBalanced, Packing::kFurthest}) {
+      const HeadroomPolicy policy(packing);
+      std::vector<uint64_t> samples_ns;
+      samples_ns.reserve(options.decisions);
+      uint64_t ranges = 0;
+      for (uint64_t i = 0; i < options.decisions + options.decisions / 10; ++i) {
+        const Snapshot snapshot = {0, scenes[i % kScenes].views, model.get(), kMargin};
+        const uint64_t begin_ns = MonotonicNs();
+        const Plan plan = policy.Next(snapshot);
+        const uint64_t end_ns = MonotonicNs();
+        if (i < options.decisions / 10) continue;
+        samples_ns.push_back(end_ns - begin_ns);
+        ranges += plan.assignments.size();
+      }
+      std::sort(samples_ns.begin(), samples_ns.end());
+      const double mean_ranges = static_cast<double>(ranges) / static_cast<double>(samples_ns.size());
+      const char* name = packing == Packing::kBalanced ? "balanced" : "furthest";
+      fmt::print("{:>9} {:<10} {:>10.2f} {:>10.2f} {:>10.2f} {:>10.2f} {:>14.2f}\n", services, name,
+                 Quantile(samples_ns, 0.5) * 1e-3, Quantile(samples_ns, 0.9) * 1e-3, Quantile(samples_ns, 0.99) * 1e-3,
+                 static_cast<double>(samples_ns.back()) * 1e-3, mean_ranges);
+      results.push_back({{"services", services},
+                         {"packing", name},
+                         {"queued", options.queued},
+                         {"cuts", kMaxCuts},
+                         {"decisions", options.decisions},
+                         {"median_ns", Quantile(samples_ns, 0.5)},
+                         {"p90_ns", Quantile(samples_ns, 0.9)},
+                         {"p99_ns", Quantile(samples_ns, 0.99)},
+                         {"max_ns", samples_ns.back()},
+                         {"ranges_per_round", mean_ranges}});
+    }
+  }
+  if (!options.json.empty()) {
+    std::ofstream(options.json) << nlohmann::json{{"benchmark", "headroom"}, {"results", results}}.dump(2) << "\n";
+  }
+  return 0;
+}
+
+}  // namespace
+
+void AddHeadroomBench(CLI::App& app, int* exit_code) {
+  auto options = std::make_shared<HeadroomOptions>();
+  CLI::App* headroom = app.add_subcommand("headroom", "Time of one decision of the policy abacus");
+  headroom->add_option("--decisions", options->decisions, "Measured decisions for each line");
+  headroom->add_option("--queued", options->queued, "Waiting jobs of each service")->check(CLI::Range(1, 1000));
+  headroom->add_option("--services", options->services, "Numbers of services")
+      ->delimiter(',')
+      ->check(CLI::Range(1, static_cast<int>(kMaxWorkers)));
+  headroom->add_option("--json", options->json, "Write the figures to this file");
+  headroom->callback([options, exit_code] { *exit_code = RunHeadroom(*options); });
+}
+
+}  // namespace abacus::bench
