@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The one command of Abacus: sets up what is missing, builds, serves, shows and tests. `./mps.sh help` lists everything.
 # The pieces are in scripts/: common.sh (messages), setup.sh (packages, Python, build, models), serve.sh (controller and
-# CUDA MPS daemon), demo.sh (demo and test).
+# CUDA MPS daemon), predict.sh (profile, train and trace), demo.sh (demo and test).
 set -euo pipefail
 
 ABACUS_ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -11,6 +11,8 @@ ABACUS_ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 . "$ABACUS_ROOT/scripts/setup.sh"
 # shellcheck source=scripts/serve.sh
 . "$ABACUS_ROOT/scripts/serve.sh"
+# shellcheck source=scripts/predict.sh
+. "$ABACUS_ROOT/scripts/predict.sh"
 # shellcheck source=scripts/demo.sh
 . "$ABACUS_ROOT/scripts/demo.sh"
 
@@ -29,6 +31,21 @@ Abacus serves several DNNs on one GPU (or on the CPU) with predictable latency.
       --json                     for programs
   ./mps.sh stop                  answer what was accepted, then stop
       --name NAME                this controller (default: default)
+  ./mps.sh trace FILE            write the last rounds, ranges and queries of a running controller, for
+                                 https://ui.perfetto.dev
+      --name NAME                of this controller (default: default)
+  ./mps.sh profile [CONFIG]      measure the models of CONFIG alone and together, for the latency predictor; goes on
+                                 where an interrupted run stopped
+      --minutes M                time for groups of models in this run, solo times come on top (default: 10)
+      --groups N                 or: until there are N groups in all
+      --out FILE                 the profile (default: profiles/NAME.jsonl for NAME.toml)
+      --set SECTION.KEY=VALUE    change one setting of CONFIG; repeatable
+      --fresh                    start over
+  ./mps.sh train [CONFIG]        train the latency predictor on the profile of CONFIG and say how good it is
+      PROFILE...                 on these profiles instead
+      --out FILE                 the predictor (default: profiles/NAME.predictor)
+      --report DIR               tables and plots of its error (default: profiles/NAME.report)
+      --help                     lists more options, e.g. --epochs
   ./mps.sh test                  build, then run all tests
   ./mps.sh export ARGUMENTS      run models/export.py, e.g.: export resnet50 --weights pretrained --out models/store
   ./mps.sh setup                 only install, build and export models (the other commands do it when needed)
@@ -55,6 +72,9 @@ main() {
     start) start_command "$@" ;;
     status) status_command "$@" ;;
     stop) stop_command "$@" ;;
+    trace) trace_command "$@" ;;
+    profile) profile_command "$@" ;;
+    train) train_command "$@" ;;
     test) test_command "$@" ;;
     export)
       ensure_packages "${APT_PACKAGES[@]}"

@@ -26,6 +26,13 @@ need_value() {
   (($# >= 2)) || usage_error "$1 needs a value"
 }
 
+# Prints the absolute path of a file that the user named: relative to the caller's folder, or else to the clone.
+find_file() {
+  local file=$1
+  [[ -f $file || ! -f $ABACUS_ROOT/$file ]] || file=$ABACUS_ROOT/$file
+  readlink -m "$file"
+}
+
 # Seconds as 75s or 3m05s.
 duration() {
   if (($1 < 100)); then printf '%ds' "$1"; else printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); fi

@@ -34,6 +34,14 @@ read_config() {
   fi
 }
 
+# Exports those models of the configuration that are missing. After read_config.
+ensure_config_models() {
+  # The exporter knows a CPU and a CUDA form; other devices need no model files.
+  if [[ $CONFIG_DEVICE == cpu || $CONFIG_DEVICE == cuda ]]; then
+    ((${#CONFIG_MODELS[@]} == 0)) || ensure_models "$CONFIG_DEVICE" "${CONFIG_MODELS[@]}"
+  fi
+}
+
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
 
 # --- processes --------------------------------------------------------------------------------------------------------
@@ -65,6 +73,18 @@ wait_gone() {
 
 # --- CUDA MPS ---------------------------------------------------------------------------------------------------------
 
+# use_gpu FOLDER: makes the configured GPU ready, with MPS where the configuration wants it; sets GPU_ARGUMENTS, for the
+# program that will run on it. Nothing to do on other devices. After read_config.
+use_gpu() {
+  GPU_ARGUMENTS=()
+  export CUDA_DEVICE_ORDER=PCI_BUS_ID # nvidia-smi's order, which `gpu` counts in
+  if [[ $CONFIG_DEVICE == cuda && $CONFIG_MPS == true ]]; then
+    start_mps "$1" "$CONFIG_GPU"
+    # Clients of a daemon that has one GPU see it as the first.
+    if [[ -e $1/mps/owned ]]; then GPU_ARGUMENTS=(--set worker.gpu=0); fi
+  fi
+}
+
 # start_mps FOLDER GPU: exports CUDA_MPS_PIPE_DIRECTORY and CUDA_MPS_LOG_DIRECTORY of a running daemon for this GPU: one
 # that the environment names and that answers, else a new one. Compute mode, clocks and partitions stay as they are.
 start_mps() {
@@ -82,12 +102,12 @@ start_mps() {
   ((${#CUDA_MPS_PIPE_DIRECTORY} <= 80)) ||
     die "the path $CUDA_MPS_PIPE_DIRECTORY is too long for CUDA MPS: set ABACUS_RUN_DIR to a shorter one"
   mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+  touch "$folder/owned"  # before it runs: an interruption must not leave it behind
   if ! mps_answers; then
     say "starting the CUDA MPS daemon for GPU $2"
     CUDA_VISIBLE_DEVICES=$uuid nvidia-cuda-mps-control -d >"$folder/start.log" 2>&1 ||
       die "the CUDA MPS daemon does not start: $(tail -n 3 "$folder/start.log")"
   fi
-  touch "$folder/owned"
 }
 
 mps_answers() {
@@ -127,10 +147,7 @@ start_command() {
     esac
     shift
   done
-  # Relative to the caller's folder, or else to the clone.
-  config=${config:-$ABACUS_ROOT/configs/default.toml}
-  [[ -f $config || ! -f $ABACUS_ROOT/$config ]] || config=$ABACUS_ROOT/$config
-  config=$(readlink -m "$config")
+  config=$(find_file "${config:-$ABACUS_ROOT/configs/default.toml}")
   [[ -z $name ]] || settings+=("server.name=$name")
   setup_all "${PROGRAMS[@]}"
   start_controller "$config" "$foreground" ${settings[@]+"${settings[@]}"}
@@ -144,10 +161,7 @@ start_controller() {
   read_config "$config" "$@"
   # Said explicitly, so that this script and the controller cannot come to different conclusions about "auto".
   ((CONFIG_AUTO == 0)) || set -- "$@" "worker.device=$CONFIG_DEVICE"
-  # The exporter knows a CPU and a CUDA form; other devices need no model files.
-  if [[ $CONFIG_DEVICE == cpu || $CONFIG_DEVICE == cuda ]]; then
-    ((${#CONFIG_MODELS[@]} == 0)) || ensure_models "$CONFIG_DEVICE" "${CONFIG_MODELS[@]}"
-  fi
+  ensure_config_models
   run_dir=$(run_directory)
   STARTED_NAME=$CONFIG_NAME
   STARTED_FOLDER=$run_dir/$CONFIG_NAME
@@ -160,15 +174,16 @@ start_controller() {
   for setting in "$@"; do arguments+=(--set "$setting"); done
 
   trap 'abort_start "interrupted"' INT TERM
-  export CUDA_DEVICE_ORDER=PCI_BUS_ID # nvidia-smi's order, which `gpu` counts in
-  if [[ $CONFIG_DEVICE == cuda && $CONFIG_MPS == true ]]; then
-    start_mps "$STARTED_FOLDER" "$CONFIG_GPU"
-    # Clients of a daemon that has one GPU see it as the first.
-    if [[ -e $STARTED_FOLDER/mps/owned ]]; then arguments+=(--set worker.gpu=0); fi
-  fi
+  use_gpu "$STARTED_FOLDER"
+  arguments+=(${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
   printf '%s' "$CONFIG_DRAIN_S" >"$STARTED_FOLDER/drain_s"
   rm -f "$STARTED_FOLDER/controller.pid"
-  if ((foreground)); then run_foreground "${arguments[@]}"; fi
+  if ((foreground)); then
+    attend "$STARTED_FOLDER/controller.pid" "$BIN/abacus-controller" "${arguments[@]}"
+    rm -f "$STARTED_FOLDER/controller.pid"
+    stop_mps "$STARTED_FOLDER"
+    exit "$ATTENDED_STATUS"
+  fi
   setsid "$BIN/abacus-controller" "${arguments[@]}" >"$STARTED_FOLDER/controller.log" 2>&1 </dev/null &
   STARTED_PID=$!
   printf '%s %s\n' "$STARTED_PID" "$(start_time_of "$STARTED_PID")" >"$STARTED_FOLDER/controller.pid"
@@ -176,21 +191,21 @@ start_controller() {
   trap - INT TERM
 }
 
-# Ends the script with the controller's status. A signal to us is passed on, so it drains, and we wait for it.
-run_foreground() {
-  local status=0
-  setsid "$BIN/abacus-controller" "$@" </dev/null &
-  STARTED_PID=$!
-  printf '%s %s\n' "$STARTED_PID" "$(start_time_of "$STARTED_PID")" >"$STARTED_FOLDER/controller.pid"
-  trap 'kill -TERM "$STARTED_PID" 2>/dev/null || true' INT TERM
+# attend PID_FILE PROGRAM ARGUMENT...: runs the program and waits for it; sets ATTENDED_STATUS. A signal to us is passed
+# on, so that it ends in its own way, and we wait for that.
+attend() {
+  local pid_file=$1 pid
+  shift
+  setsid "$@" </dev/null &
+  pid=$!
+  printf '%s %s\n' "$pid" "$(start_time_of "$pid")" >"$pid_file"
+  # shellcheck disable=SC2064  # the pid of now
+  trap "kill -TERM $pid 2>/dev/null || true" INT TERM
   while :; do
-    wait "$STARTED_PID" && status=0 || status=$?
-    [[ -d /proc/$STARTED_PID ]] || break
+    wait "$pid" && ATTENDED_STATUS=0 || ATTENDED_STATUS=$?
+    [[ -d /proc/$pid ]] || break
   done
   trap - INT TERM
-  rm -f "$STARTED_FOLDER/controller.pid"
-  stop_mps "$STARTED_FOLDER"
-  exit "$status"
 }
 
 # abort_start REASON: stops what start_controller started, shows the log's end and exits.

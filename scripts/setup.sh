@@ -7,16 +7,16 @@ set -euo pipefail
 APT_PACKAGES=(
   ca-certificates git cmake ninja-build g++ pkg-config ccache
   libboost-dev libzmq3-dev cppzmq-dev libmsgpack-cxx-dev libtomlplusplus-dev libspdlog-dev libfmt-dev libcli11-dev
-  libexpected-dev nlohmann-json3-dev
+  libexpected-dev nlohmann-json3-dev libsvm-dev
   libgtest-dev libgmock-dev
   python3 python3-venv python3-dev
 )
 TORCH_VERSION=2.11
 VENV_GIB=10  # disk that installing the Python environment takes; 6 stay in use
 
-# What serving needs, without tests and benchmarks.
+# What serving and profiling need, without training, tests and benchmarks.
 # shellcheck disable=SC2034  # used by the scripts that source this one
-PROGRAMS=(abacus-controller abacus-worker abacus-fake-worker abacus-client abacus-status)
+PROGRAMS=(abacus-controller abacus-worker abacus-fake-worker abacus-client abacus-status abacus-profile)
 
 # setup_all TARGET...: everything up to these build targets.
 setup_all() {

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "shm/process.h"
@@ -120,8 +122,68 @@ TEST(Lifecycle, StatusIsReadFromOutside) {
   const auto [code, table] = RunLine(status);
   EXPECT_EQ(code, 0);
   EXPECT_THAT(table, testing::ContainsRegex("image +" + std::to_string(controller.worker_pid(0)) + " +serving +fake"));
-  EXPECT_THAT(RunLine(status + " --json").second, testing::HasSubstr("\"served\": 10"));
+  EXPECT_THAT(table,
+              testing::HasSubstr("predictor: additive: no predictor file is configured\nno predicted rounds yet"))
+      << "policy free has no rounds";
+  const std::string json = RunLine(status + " --json").second;
+  EXPECT_THAT(json, testing::HasSubstr("\"served\": 10"));
+  EXPECT_THAT(json, testing::HasSubstr("\"trained\": false"));
   EXPECT_EQ(RunLine(std::string(ABACUS_BIN_DIR) + "/abacus-status --name nobody-here").first, 3);
+}
+
+TEST(Lifecycle, StatusSaysHowGoodPredictionsAre) {
+  ControllerProcess controller(FakeServices("abacus", 1'000));
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(client->Infer(ImageQuery(i)));
+  const std::string status = std::string(ABACUS_BIN_DIR) + "/abacus-status --name " + controller.name();
+  EXPECT_THAT(
+      RunLine(status).second,
+      testing::ContainsRegex("margin [0-9.]+ %, error [0-9.]+ % over 20 rounds \\(0 of several ranges\\), [0-9.]+ "
+                             "% over prediction plus margin, 20 by the additive model"));
+  const std::string json = RunLine(status + " --json").second;
+  EXPECT_THAT(json, testing::ContainsRegex("\"rounds\": 20,\n +\"rounds_over\": [0-9]+,\n +\"rounds_several\": 0,\n"
+                                           " +\"rounds_untrained\": 20"));
+}
+
+TEST(Lifecycle, Sigusr1WritesTheTraceAndNothingElseChanges) {
+  ControllerProcess controller(FakeServices("fcfs", 1'000));
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(client->Infer(ImageQuery(i)));
+  const auto trace = controller.directory() / controller.name() / "trace.json";
+  controller.Signal(SIGUSR1);
+  ASSERT_TRUE(Eventually(5000, [&] { return std::filesystem::exists(trace); }));
+  std::stringstream text;
+  text << std::ifstream(trace).rdbuf();
+  EXPECT_THAT(text.str(), testing::HasSubstr("\"round 5\""));
+  EXPECT_THAT(text.str(), testing::HasSubstr("\"queries of image\""));
+
+  std::filesystem::remove(trace);
+  std::filesystem::create_directories(trace / "in the way");
+  controller.Signal(SIGUSR1);
+  EXPECT_TRUE(Eventually(5000, [&] { return controller.Log().find("cannot write the trace") != std::string::npos; }));
+  EXPECT_TRUE(Echoes(client->Infer(ImageQuery(7)), ImageQuery(7)));
+  controller.Signal(SIGTERM);
+  EXPECT_EQ(controller.WaitExit(10), 0);
+}
+
+TEST(Lifecycle, ATraceCanBeAskedForWhileDraining) {
+  ControllerProcess controller(FakeServices("fcfs", 1'000'000));
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  std::vector<std::future<Result<InferReply>>> accepted;
+  for (int i = 0; i < 4; ++i) accepted.push_back(client->Submit(ImageQuery(i)));
+  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().worker(0).stats.accepted.load() == 4; }));
+  controller.Signal(SIGTERM);
+  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().header().draining.load() == 1; }));
+  controller.Signal(SIGUSR1);
+  EXPECT_TRUE(Eventually(
+      2000, [&] { return std::filesystem::exists(controller.directory() / controller.name() / "trace.json"); }));
+  EXPECT_THAT(controller.Log(), testing::Not(testing::HasSubstr("second signal")));
+  controller.Signal(SIGTERM);  // this one ends the waiting
+  EXPECT_EQ(controller.WaitExit(3), 0);
+  EXPECT_THAT(controller.Log(), testing::HasSubstr("second signal"));
 }
 
 TEST(Lifecycle, TheControllerDoesNotLoadLibTorch) {

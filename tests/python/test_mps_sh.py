@@ -51,7 +51,8 @@ def is_gone(pid: int) -> bool:
 def test_help_names_every_command() -> None:
     result = mps("help")
     assert result.returncode == 0
-    for command in ("demo", "start", "status", "stop", "test", "export", "setup"):
+    commands = ("demo", "start", "status", "stop", "trace", "profile", "train", "test", "export", "setup")
+    for command in commands:
         assert f"./mps.sh {command}" in result.stdout
 
 
@@ -65,6 +66,14 @@ def test_help_names_every_command() -> None:
         (("stop", "--name", "../x"), "not the name of a controller"),
         (("status", "extra"), "unknown argument 'extra'"),
         (("demo", "extra"), "takes no argument"),
+        (("trace",), "needs the name of the file"),
+        (("trace", "a", "b"), "writes one file"),
+        (("trace", "a", "--name", "../x"), "not the name of a controller"),
+        (("profile", "--minute", "1"), "unknown option '--minute'"),
+        (("profile", "a.toml", "b.toml"), "one configuration"),
+        (("profile", "--groups"), "--groups needs a value"),
+        (("train", "a.toml", "b.jsonl"), "not both"),
+        (("train", "--epochs"), "--epochs needs a value"),
     ],
 )
 def test_wrong_command_lines_are_named(arguments: tuple[str, ...], message: str) -> None:
@@ -146,3 +155,114 @@ def test_foreground_stops_on_a_signal(name: str) -> None:
         process.kill()
         process.wait()
     assert mps("status", "--name", name).returncode == 3
+
+
+def infer(name: str, model: str) -> None:
+    client = ROOT / "build" / "bin" / "abacus-client"
+    endpoint = status(name)["endpoint"]
+    subprocess.run([client, "infer", "--address", endpoint, "--model", model, "--synthetic", "1"], check=True)
+
+
+def test_trace(name: str, tmp_path: Path) -> None:
+    assert mps(*START, "--name", name, "--set", "scheduler.policy=abacus").returncode == 0
+    infer(name, "fake-image")
+    target = tmp_path / "first.json"
+    for attempt in range(2):  # the second one must not find the first one's file
+        traced = mps("trace", str(target), "--name", name)
+        assert traced.returncode == 0, traced.stderr
+        assert "https://ui.perfetto.dev" in traced.stdout
+        names = [event["name"] for event in json.loads(target.read_text())["traceEvents"]]
+        assert names.count("queries of fake-image") == 2 * (attempt + 1)  # a begin and an end each
+        assert f"round {attempt + 1}" in names
+        infer(name, "fake-image")
+    assert [path.name for path in (tmp_path / "run" / name).glob("trace*")] == []
+
+    assert "is a folder" in mps("trace", str(tmp_path), "--name", name).stderr
+    nowhere = mps("trace", str(tmp_path / "nowhere" / "trace.json"), "--name", name)
+    assert nowhere.returncode == 1
+    assert "cannot write" in nowhere.stderr
+    shown = mps("status", "--name", name).stdout
+    assert "predictor: additive" in shown
+    assert "over 3 rounds (0 of several ranges)" in shown
+
+
+def test_trace_without_a_controller_or_without_events(name: str, tmp_path: Path) -> None:
+    target = tmp_path / "trace.json"
+    assert mps("trace", str(target), "--name", name).returncode == 3
+    assert mps(*START, "--name", name, "--set", "scheduler.trace_events=0").returncode == 0
+    off = mps("trace", str(target), "--name", name)
+    assert off.returncode == 1
+    assert "trace_events is 0" in off.stderr
+    assert not target.exists()
+    assert status(name)["draining"] is False
+
+
+def test_a_missing_predictor_is_only_a_warning(name: str, tmp_path: Path) -> None:
+    missing = tmp_path / "none.predictor"
+    assert mps(*START, "--name", name, "--set", f"scheduler.predictor='{missing}'").returncode == 0
+    assert status(name)["predictor"]["trained"] is False
+    assert str(missing) in status(name)["predictor"]["description"]
+    assert "sum of solo times" in (tmp_path / "run" / name / "controller.log").read_text()
+
+
+def profile(name: str, out: Path, *options: str) -> tuple[str, ...]:
+    # Short of repetitions: nobody trains on it.
+    common = ("--set", f"server.name={name}", "--repetitions", "1", "--out", str(out))
+    return ("profile", "configs/fake.toml", *common, *options)
+
+
+def groups_of(out: Path) -> int:
+    return out.read_text().count('{"group"')
+
+
+def test_profile_goes_on_where_it_stopped(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "fake.jsonl"
+    first = mps(*profile(name, out, "--groups", "5"))
+    assert first.returncode == 0, first.stderr
+    assert f"./mps.sh train {out}" in first.stdout
+    assert groups_of(out) == 5
+    assert mps(*profile(name, out, "--groups", "7")).returncode == 0
+    assert groups_of(out) == 7
+    assert mps(*profile(name, out, "--groups", "2", "--fresh")).returncode == 0
+    assert groups_of(out) == 2
+    wrong = mps(*profile(name, out, "--set", "worker.device=gpu"))
+    assert wrong.returncode == 2  # the program's own code
+    assert "worker.device" in wrong.stderr
+    assert mps("train", str(out)).returncode == 1  # far too few groups
+
+    # Ctrl-C: the program stops in its own way, and nothing of it stays.
+    process = subprocess.Popen(
+        [ROOT / "mps.sh", *profile(name, out, "--minutes", "10")], cwd="/", stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while groups_of(out) < 4:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        again = mps(*profile(name, out))
+        assert again.returncode == 1
+        assert f"'{name}' is running (pid " in again.stderr
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert mps("status", "--name", name).returncode == 3
+    assert not (tmp_path / "run" / name / "controller.pid").exists()
+
+
+def test_profile_warns_of_a_running_controller(name: str, tmp_path: Path) -> None:
+    assert mps(*START, "--name", name).returncode == 0
+    profiled = mps(*profile(f"{name}p", tmp_path / "fake.jsonl", "--groups", "1"))
+    assert profiled.returncode == 0
+    assert f"the controller '{name}' is running" in profiled.stderr
+
+
+def test_train_says_which_profile_is_missing(tmp_path: Path) -> None:
+    result = mps("train", str(tmp_path / "nowhere.jsonl"))
+    assert result.returncode == 1
+    assert "nowhere.jsonl: ./mps.sh profile" in result.stderr
+    by_config = mps("train", "some/where/no-such-config.toml")
+    assert by_config.returncode == 1
+    assert "profiles/no-such-config.jsonl" in by_config.stderr
