@@ -123,7 +123,12 @@ TEST_F(TraceWriterTest, RoundsRangesAndQueriesHaveTheirFigures) {
   const std::vector<json> ranges = Slices(trace, "text");
   ASSERT_EQ(ranges.size(), 1u);
   EXPECT_EQ(ranges[0]["name"], "bucket 3 [4, 9)");
-  EXPECT_EQ(ranges[0]["args"], (json{{"job", 77}, {"round", 8}, {"status", "OK"}, {"gpu_us", 7.5}}));
+  EXPECT_EQ(ranges[0]["args"]["gpu_us"], 7.5);
+  EXPECT_EQ(ranges[0]["args"]["job"], 77);
+  EXPECT_EQ(ranges[0]["args"]["round"], 8);
+  EXPECT_EQ(ranges[0]["args"]["status"], "OK");
+  EXPECT_EQ(ranges[0]["args"]["gpu_ended_ns"].get<uint64_t>() - ranges[0]["args"]["gpu_started_ns"].get<uint64_t>(),
+            7500u);
   EXPECT_THAT(Slices(trace, "image"), ::testing::IsEmpty());
 
   std::vector<json> queries;
