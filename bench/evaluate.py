@@ -1,0 +1,211 @@
+"""Serves pairs of models under each policy and measures QoS violations and latencies over a load sweep.
+
+    bench/evaluate.py --bin build/bin --config configs/seven.toml --predictor profiles/seven.predictor \
+        --pairs resnet50+bert,vgg16+resnet152 --batches 1 --out results
+
+One controller a policy, all models loaded; every policy gets the same seeded arrivals. A load of 1 is the rate at which
+the GPU, running one query after another, is always busy; the latency target is --qos-factor times the solo time of the
+pair's slowest model at its largest bucket (solo times are the predictor's). Queries that get no answer in time, for
+whatever reason, count as violations. Writes OUT/serving.csv as it goes; a second run goes on where the first stopped.
+With a GPU, start the CUDA MPS daemon first and pass --set worker.gpu=0.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+COLUMNS = [
+    "pair", "batches", "load", "rate_per_s", "qos_us", "policy", "sent", "in_time", "violation", "late", "rejected",
+    "lost", "p50_us", "p99_us", "goodput_per_s", "rounds", "rounds_several", "rounds_over", "margin",
+]  # fmt: skip
+
+
+def read_solo(path):
+    """Solo times of a predictor: {model: [(batch, sequence, microseconds), ...]}."""
+    with open(path, "rb") as file:
+        file.readline()
+        body = json.loads(file.read())
+    return {
+        model["name"]: [(b["batch"], b["sequence"], b["solo"]["us"][-1]) for b in model["buckets"]]
+        for model in body["subject"]["models"]
+    }
+
+
+def mix_of(solo, pair, batches, qos_factor):
+    """Mean solo time of a query in microseconds and latency target. batches: None stands for all."""
+    means, slowest = [], 0.0
+    for model in pair:
+        times = [us for batch, _, us in solo[model] if batches is None or batch in batches]
+        means.append(sum(times) / len(times))
+        slowest = max(slowest, max(us for _, _, us in solo[model]))
+    return sum(means) / len(means), qos_factor * slowest
+
+
+def highest_load(rows, policy, limit=0.01):
+    """The highest load up to which the policy keeps violations within the limit at every load; 0: at none."""
+    highest = 0.0
+    for row in sorted((r for r in rows if r["policy"] == policy), key=lambda r: float(r["load"])):
+        if float(row["violation"]) > limit:
+            break
+        highest = float(row["load"])
+    return highest
+
+
+class Controller:
+    """A running controller; stops when the block ends."""
+
+    def __init__(self, options, policy):
+        self.options, self.name = options, f"evaluate-{policy}"
+        settings = [
+            f"scheduler.policy={policy}",
+            f"scheduler.predictor={pathlib.Path(options.predictor).resolve()}",
+            f"server.name={self.name}",
+            f'server.listen=["tcp://127.0.0.1:{options.port}"]',
+            *options.set,
+        ]
+        command = [f"{options.bin}/abacus-controller", "--config", options.config]
+        self.log = open(f"{options.out}/controller-{policy}.log", "w", encoding="utf-8")
+        self.process = subprocess.Popen(
+            command + [part for setting in settings for part in ("--set", setting)], stdout=self.log, stderr=self.log
+        )
+
+    def __enter__(self):
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.poll() is None:
+            status = self.status()
+            if status and all(service["state"] == "serving" for service in status["services"]):
+                return self
+            time.sleep(0.5)
+        self.__exit__()
+        sys.exit(f"evaluate: the controller did not come up; see {self.log.name}")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()
+
+    def status(self):
+        result = subprocess.run(
+            [f"{self.options.bin}/abacus-status", "--json", "--name", self.name], capture_output=True, check=False
+        )
+        return json.loads(result.stdout) if result.returncode == 0 else None
+
+
+def load_once(options, controller, pair, batches, rate, qos_us):
+    before = controller.status()["predictor"]
+    command = [
+        f"{options.bin}/abacus-client", "--json", "load", "--address", f"tcp://127.0.0.1:{options.port}",
+        "--rate", str(rate), "--seconds", str(options.seconds), "--seed", str(options.seed), "--qos-us",
+        str(round(qos_us)), "--payload" if options.payload else "--no-payload",
+    ]  # fmt: skip
+    for model in pair:
+        command += ["--service", model + ("" if batches is None else ":batch=" + ",".join(map(str, batches)))]
+    result = subprocess.run(command, capture_output=True, check=False)
+    if not result.stdout:
+        sys.exit(f"evaluate: {' '.join(command)}: {result.stderr.decode()[-500:]}")
+    total = json.loads(result.stdout)["total"]
+    after = controller.status()["predictor"]
+    good = total["replies"].get("OK", 0) - total["violations"]["late"]
+    return {
+        "sent": total["sent"],
+        "in_time": good,
+        "violation": round(1 - good / max(1, total["sent"]), 6),
+        "late": total["violations"]["late"],
+        "rejected": total["violations"]["rejected"],
+        "lost": total["lost"],
+        "p50_us": total["latency_us"]["p50"],
+        "p99_us": total["latency_us"]["p99"],
+        "goodput_per_s": total["goodput_per_s"],
+        **{key: after[key] - before[key] for key in ("rounds", "rounds_several", "rounds_over")},
+        "margin": after["margin"],
+    }
+
+
+def summary(rows):
+    """Lines of text: per pair and batch sizes, the highest load each policy carries."""
+    yield f"{'pair':<28} {'batches':<10} highest load with at most 1 % violations"
+    for (pair, batches), group in itertools.groupby(
+        sorted(rows, key=lambda r: (r["pair"], r["batches"])), key=lambda r: (r["pair"], r["batches"])
+    ):
+        group = list(group)
+        highest = {policy: highest_load(group, policy) for policy in sorted({r["policy"] for r in group})}
+        alone = max((highest.get(p, 0) for p in ("fcfs", "sjf", "edf")), default=0)
+        text = "  ".join(f"{policy} {load:.2f}" for policy, load in highest.items())
+        gain = f"  abacus / best of fcfs, sjf, edf: {highest['abacus'] / alone:.2f}" if alone and "abacus" in highest else ""
+        yield f"{pair:<28} {batches:<10} {text}{gain}"
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", default="build/bin", help="folder of the programs")
+    parser.add_argument("--config", required=True, help="configuration with the models as services of the same names")
+    parser.add_argument("--predictor", required=True)
+    parser.add_argument("--pairs", default="all", help="A+B,C+D or all")
+    parser.add_argument("--batches", default="all", help="batch sizes that are asked for: 1,2,4 or all")
+    parser.add_argument("--loads", default="0.6,0.8,0.9,1.0,1.1,1.2,1.3,1.4")
+    parser.add_argument("--policies", default="fcfs,sjf,edf,free,abacus")
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--qos-factor", type=float, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--payload", action="store_true", help="send tensors, too")
+    parser.add_argument("--port", type=int, default=5579)
+    parser.add_argument("--set", action="append", default=[], help="setting of the controller; repeatable")
+    parser.add_argument("--out", required=True, help="folder for serving.csv and logs")
+    return parser.parse_args(arguments)
+
+
+def main(arguments):
+    options = parse(arguments)
+    solo = read_solo(options.predictor)
+    pairs = [p.split("+") for p in options.pairs.split(",")] if options.pairs != "all" else itertools.combinations(solo, 2)
+    pairs = [tuple(pair) for pair in pairs]
+    for model in itertools.chain(*pairs):
+        if model not in solo:
+            sys.exit(f"evaluate: the predictor has no model {model}; it has {', '.join(solo)}")
+    batches = None if options.batches == "all" else [int(b) for b in options.batches.split(",")]
+    pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
+    path = pathlib.Path(options.out) / "serving.csv"
+    rows = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    done = {(r["pair"], r["batches"], float(r["load"]), r["policy"]) for r in rows}
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if file.tell() == 0:
+            writer.writeheader()
+        for policy in options.policies.split(","):
+            jobs = [
+                (pair, load)
+                for pair in pairs
+                for load in map(float, options.loads.split(","))
+                if ("+".join(pair), options.batches, load, policy) not in done
+            ]
+            if not jobs:
+                continue
+            with Controller(options, policy) as controller:
+                for number, (pair, load) in enumerate(jobs, 1):
+                    mean_us, qos_us = mix_of(solo, pair, batches, options.qos_factor)
+                    row = {
+                        "pair": "+".join(pair), "batches": options.batches, "load": load, "policy": policy,
+                        "rate_per_s": round(load * 1e6 / mean_us, 1), "qos_us": round(qos_us),
+                    }  # fmt: skip
+                    row |= load_once(options, controller, pair, batches, row["rate_per_s"], qos_us)
+                    writer.writerow(row)
+                    file.flush()
+                    rows.append({key: str(value) for key, value in row.items()})
+                    print(
+                        f"{policy} {number}/{len(jobs)}  {row['pair']} load {load}: {100 * row['violation']:.2f} % violated,"
+                        f" p99 {row['p99_us'] / 1000:.2f} ms, {row['rounds_over']} of {row['rounds']} rounds over",
+                        flush=True,
+                    )
+    print("\n".join(summary(rows)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

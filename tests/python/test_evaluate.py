@@ -1,0 +1,71 @@
+"""bench/evaluate.py, plot_serving.py and round_gaps.py on made-up figures."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+BENCH = pathlib.Path(__file__).parents[2] / "bench"
+sys.path.insert(0, str(BENCH))
+import evaluate  # noqa: E402
+import round_gaps  # noqa: E402
+
+SOLO = {"a": [(1, 0, 100.0), (8, 0, 500.0)], "b": [(1, 8, 200.0), (1, 16, 400.0), (8, 8, 900.0)]}
+
+
+def row(policy, load, violation):
+    values = dict.fromkeys(evaluate.COLUMNS, "0")
+    return values | {"pair": "a+b", "batches": "1", "policy": policy, "load": str(load), "violation": str(violation),
+                     "qos_us": "1800", "p99_us": "900"}  # fmt: skip
+
+
+def test_solo_times_are_read_from_a_predictor(tmp_path):
+    body = {"subject": {"models": [{"name": "a", "buckets": [{"batch": 4, "sequence": 0, "solo": {"us": [3, 90.5]}}]}]}}
+    path = tmp_path / "p.predictor"
+    path.write_text("abacus-predictor 1 10 00000000\n" + json.dumps(body), encoding="utf-8")
+    assert evaluate.read_solo(path) == {"a": [(4, 0, 90.5)]}
+
+
+def test_the_target_counts_the_largest_bucket_and_the_load_only_those_asked_for():
+    assert evaluate.mix_of(SOLO, ("a", "b"), [1], 2) == (200.0, 1800.0)
+    assert evaluate.mix_of(SOLO, ("a", "b"), None, 1) == (400.0, 900.0)
+
+
+def test_the_highest_load_ends_at_the_first_violation():
+    rows = [row("edf", 0.6, 0.0), row("edf", 0.8, 0.02), row("edf", 1.0, 0.005), row("abacus", 0.6, 0.0), row("abacus", 0.8, 0.01)]
+    assert evaluate.highest_load(rows, "edf") == 0.6
+    assert evaluate.highest_load(rows, "abacus") == 0.8
+    assert evaluate.highest_load(rows, "sjf") == 0
+    assert any("1.33" in line for line in evaluate.summary(rows))
+
+
+def test_the_plots_are_written(tmp_path):
+    source = tmp_path / "serving.csv"
+    with open(source, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, evaluate.COLUMNS)
+        writer.writeheader()
+        writer.writerows([row(p, load, 0.1 * load) for p in ("edf", "abacus") for load in (0.5, 1.0)])
+    subprocess.run([sys.executable, BENCH / "plot_serving.py", source, tmp_path / "out"], check=True)
+    for name in ("out-violations.png", "out-p99.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def trace_of(starts):
+    """Rounds of 100 us that follow at once; the GPU begins starts[i] us after the round."""
+    events = []
+    for number, start in enumerate(starts, 1):
+        ts = 100 * (number - 1)
+        events.append({"ph": "X", "name": f"round {number}", "ts": ts, "dur": 100, "args": {"ranges": 1, "actual_us": 100}})
+        gpu = {"gpu_started_ns": 10**18 + round(1000 * (ts + start)), "gpu_ended_ns": 10**18 + 1000 * (ts + 98)}
+        events.append({"ph": "X", "name": "bucket 0 [0, 4)", "ts": ts, "dur": 100, "args": {"round": number, **gpu}})
+    return {"traceEvents": events}
+
+
+def test_gaps_are_those_of_the_gpu():
+    assert round_gaps.gaps_us(trace_of([4, 5, 7])) == pytest.approx([7, 9])
+    broken = trace_of([4, 5, 7])
+    broken["traceEvents"][2]["ts"] += 50  # the second round began later: the GPU had nothing to do
+    assert round_gaps.gaps_us(broken) == []
