@@ -79,8 +79,12 @@ std::unique_ptr<OverlapModel> MakeModel(uint32_t services) {
   return model;
 }
 
-// Queues of one decision.
+// Queues of one decision. They point into themselves: moved, never copied.
 struct Queues {
+  Queues() = default;
+  Queues(Queues&&) = default;
+  Queues(const Queues&) = delete;
+
   std::deque<Job> jobs;
   std::vector<std::vector<Job*>> waiting;
   std::vector<ServiceView> views;
@@ -120,7 +124,7 @@ int RunHeadroom(const HeadroomOptions& options) {
   for (const uint32_t services : options.services) {
     const auto model = MakeModel(services);
     std::mt19937 random(7);
-    std::vector<Queues> scenes;
+    std::deque<Queues> scenes;
     for (size_t i = 0; i < kScenes; ++i) scenes.push_back(MakeQueues(services, options.queued, cuts, &random));
     for (const Packing packing : {Packing::kBalanced, Packing::kFurthest}) {
       const HeadroomPolicy policy(packing);

@@ -143,7 +143,9 @@ class SimulatedGpu {
     slowdown_ = 1;
     if (ranges.size() > 1) {
       for (OperatorRange& range : ranges) range.last = EndAfter(range, shortest_ns);
-      slowdown_ = std::max(1.0, static_cast<double>(truth_.PredictNs(ranges)) / static_cast<double>(shortest_ns));
+      const double slowdown = static_cast<double>(truth_.PredictNs(ranges)) / static_cast<double>(shortest_ns);
+      // The cost of a round is in every prediction and would count for too much in the last microseconds of a range.
+      slowdown_ = std::clamp(slowdown, 1.0, kHighestShare * static_cast<double>(ranges.size()));
     }
     for (Range& range : running_) {
       range.end_ns = now_ns + std::max<uint64_t>(1, static_cast<uint64_t>(range.left_ns * slowdown_));

@@ -17,12 +17,12 @@ constexpr uint64_t kPlainPeriodNs = 5'000'000'000;
 
 }  // namespace
 
-Progress::Progress(std::FILE* file, double work, uint32_t stages)
+StageProgress::StageProgress(std::FILE* file, double work, uint32_t stages)
     : file_(file), terminal_(isatty(fileno(file)) != 0), start_ns_(MonotonicNs()), work_(work), stages_(stages) {
   printed_ns_ = start_ns_;
 }
 
-void Progress::Update(const std::string& stage, double done, std::string text) {
+void StageProgress::Update(const std::string& stage, double done, std::string text) {
   const std::scoped_lock lock(mutex_);
   running_[stage] = {done, std::move(text)};
   const uint64_t now_ns = MonotonicNs();
@@ -42,7 +42,7 @@ void Progress::Update(const std::string& stage, double done, std::string text) {
   std::fflush(file_);
 }
 
-void Progress::Finish(const std::string& stage, double done, const std::string& what) {
+void StageProgress::Finish(const std::string& stage, double done, const std::string& what) {
   const std::scoped_lock lock(mutex_);
   running_.erase(stage);
   finished_ += done;
@@ -52,19 +52,19 @@ void Progress::Finish(const std::string& stage, double done, const std::string& 
   std::fflush(file_);
 }
 
-void Progress::Skip(double work) {
+void StageProgress::Skip(double work) {
   const std::scoped_lock lock(mutex_);
   work_ -= work;
   ++stages_done_;
 }
 
-void Progress::End() {
+void StageProgress::End() {
   const std::scoped_lock lock(mutex_);
   Clear();
   std::fflush(file_);
 }
 
-std::string Progress::Line(uint64_t now_ns) const {
+std::string StageProgress::Line(uint64_t now_ns) const {
   double done = finished_;
   std::string text;
   for (const auto& [stage, running] : running_) {
@@ -76,7 +76,7 @@ std::string Progress::Line(uint64_t now_ns) const {
   return fmt::format("{} of {} done{}{}", stages_done_, stages_, left, text);
 }
 
-void Progress::Clear() {
+void StageProgress::Clear() {
   if (line_open_) std::fputs("\r\x1b[K", file_);
   line_open_ = false;
 }

@@ -1,4 +1,4 @@
-// Progress: how far the stages of a training run are. One line that changes on a terminal, else a line every few
+// StageProgress: how far the stages of a training run are. One line that changes on a terminal, else a line every few
 // seconds. Thread rule: any thread.
 #ifndef ABACUS_PREDICTOR_TRAIN_PROGRESS_H_
 #define ABACUS_PREDICTOR_TRAIN_PROGRESS_H_
@@ -11,10 +11,10 @@
 
 namespace abacus {
 
-class Progress {
+class StageProgress {
  public:
   // `work`: of all stages together, in a unit of the caller's; the time left follows from it.
-  Progress(std::FILE* file, double work, uint32_t stages);
+  StageProgress(std::FILE* file, double work, uint32_t stages);
 
   // `done`: work of `stage` so far.
   void Update(const std::string& stage, double done, std::string text);

@@ -40,7 +40,7 @@ std::string StageText(const Stage& stage, const Fit& fit) {
 class StageRunner {
  public:
   StageRunner(std::vector<Stage>* stages, const WorkDir& work, const TrainOptions& options,
-              const std::atomic<bool>& stop, Progress* progress)
+              const std::atomic<bool>& stop, StageProgress* progress)
       : stages_(*stages), work_(work), options_(options), stop_(stop), progress_(*progress) {}
 
   Status Run() {
@@ -93,7 +93,7 @@ class StageRunner {
   const WorkDir& work_;
   const TrainOptions& options_;
   const std::atomic<bool>& stop_;
-  Progress& progress_;
+  StageProgress& progress_;
   std::mutex mutex_;
   size_t next_ = 0;
   Status status_;
@@ -211,7 +211,7 @@ Result<TrainOutcome> Train(const TrainOptions& options, const std::atomic<bool>&
 
   double all_work = 0;
   for (const Stage& stage : stages) all_work += stage.work;
-  Progress progress(stderr, all_work, static_cast<uint32_t>(stages.size()));
+  StageProgress progress(stderr, all_work, static_cast<uint32_t>(stages.size()));
   for (Stage& stage : stages) {
     stage.fit = work->Load(stage.name);
     if (!stage.fit) continue;
