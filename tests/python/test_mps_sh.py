@@ -232,7 +232,11 @@ def test_profile_goes_on_where_it_stopped(name: str, tmp_path: Path) -> None:
 
     # Ctrl-C: the program stops in its own way, and nothing of it stays.
     process = subprocess.Popen(
-        [ROOT / "mps.sh", *profile(name, out, "--minutes", "10")], cwd="/", stdout=subprocess.DEVNULL
+        [ROOT / "mps.sh", *profile(name, out, "--minutes", "10")],
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        # A background job ignores Ctrl-C, and so would everything that it starts: these tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 60
