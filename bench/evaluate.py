@@ -78,7 +78,7 @@ class Controller:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self.process.poll() is None:
             status = self.status()
-            if status and all(service["state"] == "serving" for service in status["services"]):
+            if status and status["pid"] == self.process.pid and all(service["state"] == "serving" for service in status["services"]):
                 return self
             time.sleep(0.5)
         self.__exit__()
@@ -95,9 +95,16 @@ class Controller:
         )
         return json.loads(result.stdout) if result.returncode == 0 else None
 
+    def predictor(self):
+        for _ in range(5):
+            if status := self.status():
+                return status["predictor"]
+            time.sleep(0.2)
+        sys.exit(f"evaluate: the controller is gone; see {self.log.name}")
+
 
 def load_once(options, controller, pair, batches, rate, qos_us):
-    before = controller.status()["predictor"]
+    before = controller.predictor()
     command = [
         f"{options.bin}/abacus-client", "--json", "load", "--address", f"tcp://127.0.0.1:{options.port}",
         "--rate", str(rate), "--seconds", str(options.seconds), "--seed", str(options.seed), "--qos-us",
@@ -109,7 +116,7 @@ def load_once(options, controller, pair, batches, rate, qos_us):
     if not result.stdout:
         sys.exit(f"evaluate: {' '.join(command)}: {result.stderr.decode()[-500:]}")
     total = json.loads(result.stdout)["total"]
-    after = controller.status()["predictor"]
+    after = controller.predictor()
     good = total["replies"].get("OK", 0) - total["violations"]["late"]
     return {
         "sent": total["sent"],

@@ -247,7 +247,10 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   for (uint32_t s = 0; s < config.services.size(); ++s) {
     PublishRanges(file.subject, file.subject.models[options.models[s]], &(*region)->worker(s));
     loop.Post({WorkerEvent::kUp, s, {}});
-    connect.WorkerUp(s, config.services[s].name, config.services[s].spec, (*region)->worker(s));
+    const auto ranges = ReadWorkerRanges((*region)->worker(s), config.services[s].spec.bucket_count());
+    if (!ranges) return Error(ranges.error());
+    connect.WorkerUp(s, config.services[s].name, config.services[s].spec, file.subject.device, file.subject.libraries,
+                     *ranges);
   }
   SimulatedGpu gpu(file, connect.model(), region->get(), config.services.size(), options.seed);
 

@@ -2,7 +2,8 @@
 //
 // Each round that takes longer than prediction plus margin raises the margin by kStep * (1 - kTargetOver), each other
 // one lowers it by kStep * kTargetOver: a stochastic approximation of that quantile of the relative error (Robbins and
-// Monro, 1951), which follows a drifting predictor within some hundred rounds. Bounded, so that neither a run of luck
+// Monro, 1951), which rises within some rounds
+// and falls slowly: by one hundredth of a per cent a round. Bounded, so that neither a run of luck
 // nor a disturbed machine leads it astray.
 //
 // Shares are of the prediction: 0.05 = 5 %. Thread rule: one thread.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 
 namespace abacus {
@@ -144,7 +145,7 @@ Group::Offer MostEfficient(const Group& group, const Job& job) {
   std::array<uint32_t, kSearchWays> picked;
   size_t count = 0, next = 1;
   for (const double share : kShares) {
-    const auto index = std::max(next, static_cast<size_t>(share * static_cast<double>(even + 1) + 0.5));
+    const auto index = std::max(next, static_cast<size_t>(std::lround(share * static_cast<double>(even + 1))));
     // `index` counts from 1 here, so that a share of it never falls below the first end.
     if (index >= ends.size()) break;
     picked[count++] = ends[index - 1];

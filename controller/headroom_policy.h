@@ -8,8 +8,8 @@
 // Round. The most urgent job runs to its end. Its headroom is the time from the round's start to its deadline. The
 // others join in order of urgency. The time of every group is predicted, and has to fit the headroom with the safety
 // margin. A group that is predicted to take as long as its parts one after another is not formed.
-//   packing "furthest" (as published): each other job joins with all that it has left; the first that does not fit
-//     joins up to the furthest cut that does, and ends the round.
+//   packing "furthest" (as published): each other job joins with all that it has left; the first that
+//     joins only up to a cut, the furthest that fits, ends the round.
 //   packing "balanced": each other job joins up to the cut at which the group does the most solo time per predicted
 //     time. A job that goes on alone after its neighbours have ended gains nothing, keeps the next query waiting and
 //     can go on just as well in the next round, beside new neighbours.

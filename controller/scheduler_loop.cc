@@ -10,8 +10,9 @@
 namespace abacus {
 namespace {
 
-constexpr uint64_t kOverdueCheckNs = kNsPerMs;  // how often waiting deadlines and running ranges are looked at
-constexpr size_t kSubmitBatch = 64;             // new queries per iteration, so completions are never far away
+constexpr uint64_t kOverdueCheckNs = kNsPerMs;       // how often waiting deadlines and running ranges are looked at
+constexpr uint64_t kFatalExitNs = 2 * kNsPerSecond;  // that a worker may take to exit after a fatal error
+constexpr size_t kSubmitBatch = 64;                  // new queries per iteration, so completions are never far away
 
 std::string Ms(uint64_t ns) {
   const uint64_t hundredths = ns / (10 * kNsPerUs);
@@ -126,20 +127,14 @@ size_t SchedulerLoop::HandleEvents(uint64_t now_ns) {
 
 void SchedulerLoop::WorkerUp(uint32_t index) {
   Service& service = services_[index];
-  const WorkerBlock& block = *service.block;
-  service.buckets.clear();
-  for (uint32_t b = 0; b < service.config->spec.bucket_count(); ++b) {
-    const RangeTableEntry entry = block.ranges[b];  // copy, then check: the worker wrote it
-    if (entry.cut_count < 2 || entry.cut_count > entry.cuts.size() || entry.cuts[0] != 0 ||
-        entry.cuts[entry.cut_count - 1] != entry.operators ||
-        !std::is_sorted(entry.cuts.begin(), entry.cuts.begin() + entry.cut_count)) {
-      Condemn(&service, "published an impossible range table for bucket " + std::to_string(b));
-      return;
-    }
-    service.buckets.push_back(
-        {entry.operators, entry.solo_ns, {entry.cuts.begin(), entry.cuts.begin() + entry.cut_count}});
+  auto ranges = ReadWorkerRanges(*service.block, service.config->spec.bucket_count());
+  if (!ranges) {
+    Condemn(&service, ranges.error().message());
+    return;
   }
-  predictor_.WorkerUp(index, service.config->name, service.config->spec, block);
+  service.buckets = std::move(*ranges);
+  predictor_.WorkerUp(index, service.config->name, service.config->spec, LoadText(service.block->device_name),
+                      LoadText(service.block->libraries), service.buckets);
   predictor_.Describe(&region_->header().predictor);
   service.serving = true;
   service.refusing = false;
@@ -153,11 +148,13 @@ void SchedulerLoop::WorkerDown(uint32_t index, const std::string& why, uint64_t 
   }
   service.serving = false;
   service.condemned = false;
+  service.fatal_ns = 0;
   service.why_down = why;
   while (!service.link.idle()) {
     const Link::Sent sent = service.link.sent().front();
     service.link.Forget();
-    RangeFailed(sent.tag.job, StatusCode::kWorkerFailed, why);
+    Disturb(sent.tag.round);
+    Fail(sent.tag.job, StatusCode::kWorkerFailed, why);
     RangeEnded(sent.tag.job, sent, now_ns);
   }
   // A job that ran in part lost its state with the process.
@@ -176,15 +173,9 @@ void SchedulerLoop::RefuseWaiting(uint32_t index, StatusCode code, const std::st
   service.refusing = true;
   service.refusal = code;
   service.why_down = why;
-  for (size_t i = 0; i < service.queue.size();) {
-    Job* job = service.queue.waiting()[i];
-    if (job->in_flight > 0) {  // ends with the range that runs
-      job->failure = code;
-      job->failure_text = why;
-      ++i;
-    } else {
-      FinishWaiting(job, code, why, now_ns);
-    }
+  while (service.queue.size() > 0) {
+    Job* job = service.queue.waiting().front();
+    job->in_flight > 0 ? Fail(job, code, why) : FinishWaiting(job, code, why, now_ns);
   }
 }
 
@@ -218,31 +209,45 @@ bool SchedulerLoop::PopCompletion(Service* service, uint64_t now_ns) {
   BumpOwned(service->block->stats.rounds);
   job->executed_ns += now_ns - begin_ns;
   ++job->rounds;
-  trace_.Add({.kind = TraceEvent::kRange,
-              .status = status,
-              .service = job->service,
-              .bucket = job->bucket,
-              .first = sent.first,
-              .last = sent.last,
-              .round = sent.tag.round,
-              .id = job->id,
-              .begin_ns = begin_ns,
-              .end_ns = now_ns,
-              .gpu_started_ns = completion.gpu_started_ns,
-              .gpu_ended_ns = completion.gpu_ended_ns});
-  if (sent.tag.round != 0 && sent.tag.round == next_.number) {
-    RangeFailed(job, StatusCode::kWorkerFailed, "its worker ran a range before its round");
+  const TraceEvent event = {.kind = TraceEvent::kRange,
+                            .status = status,
+                            .service = job->service,
+                            .bucket = job->bucket,
+                            .first = sent.first,
+                            .last = sent.last,
+                            .round = sent.tag.round,
+                            .id = job->id,
+                            .begin_ns = begin_ns,
+                            .end_ns = now_ns,
+                            .gpu_started_ns = completion.gpu_started_ns,
+                            .gpu_ended_ns = completion.gpu_ended_ns};
+  if (status != StatusCode::kOk) {  // also before its round: what it continues had failed
+    Disturb(sent.tag.round);
+    Fail(job, StatusCode::kWorkerFailed, LoadText(service->block->error));
+    if (completion.fatal != 0) {
+      service->serving = false;
+      service->fatal_ns = now_ns;
+    }
+  } else if (sent.tag.round != 0 && sent.tag.round == next_.number) {
+    Disturb(sent.tag.round);
+    Fail(job, StatusCode::kWorkerFailed, "its worker ran a range before its round");
     Condemn(service, "ran a range before its round");
-  } else if (status != StatusCode::kOk) {
-    RangeFailed(job, StatusCode::kWorkerFailed, LoadText(service->block->error));
-    if (completion.fatal != 0) service->serving = false;  // it exits by itself; kDown follows
   }
   RangeEnded(job, sent, now_ns);
+  trace_.Add(event);  // after the next round has started: it may have to wait for a lock
   return true;
 }
 
-void SchedulerLoop::RangeFailed(Job* job, StatusCode code, const std::string& why) {
-  running_.disturbed = true;
+void SchedulerLoop::Disturb(uint64_t round) {
+  if (round == running_.number) running_.disturbed = true;
+  if (round == next_.number) next_.disturbed = true;
+}
+
+void SchedulerLoop::Fail(Job* job, StatusCode code, const std::string& why) {
+  if (job->next_operator < job->operators) {
+    services_[job->service].queue.Remove(job);
+    job->next_operator = job->operators;
+  }
   if (job->failure != StatusCode::kOk) return;  // the first failure is the one to tell
   job->failure = code;
   job->failure_text = why;
@@ -252,16 +257,15 @@ void SchedulerLoop::RangeEnded(Job* job, const Link::Sent& sent, uint64_t now_ns
   if (sent.tag.round != 0) EndRangeOfRound(sent.tag.round, now_ns);  // first: the GPU waits for the next round
   --job->in_flight;
   if (job->failure != StatusCode::kOk) {
-    if (job->in_flight > 0) return;  // the worker answers what it still has of it with errors, too
-    if (job->next_operator < job->operators) services_[job->service].queue.Remove(job);
-    FinishJob(job, job->failure, job->failure_text, now_ns);
+    // The worker answers what it still has of the job with errors, too.
+    if (job->in_flight == 0) FinishJob(job, job->failure, job->failure_text, now_ns);
   } else if (sent.last >= job->operators) {
     FinishJob(job, StatusCode::kOk, {}, now_ns);
   }
 }
 
 void SchedulerLoop::EndRangeOfRound(uint64_t round, uint64_t now_ns) {
-  if (round == next_.number) {  // its worker died
+  if (round == next_.number) {  // its worker died, or what it continues had failed
     --next_.pending;
     return;
   }
@@ -275,8 +279,8 @@ void SchedulerLoop::EndRangeOfRound(uint64_t round, uint64_t now_ns) {
 // Makes the next round the running one, if there is one.
 void SchedulerLoop::StartRound(uint64_t now_ns) {
   if (next_.number == 0) return;
+  gate_.Open(next_.gate);  // in any case: a worker that is about to end may still hold a range back
   if (next_.pending > 0) {
-    gate_.Open(next_.gate);
     running_ = next_;
     running_.started_ns = now_ns;
   }
@@ -338,7 +342,7 @@ size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
 }
 
 void SchedulerLoop::LearnBucket(Job* job) {
-  const BucketRanges& ranges = services_[job->service].buckets[job->bucket];
+  const WorkerRanges& ranges = services_[job->service].buckets[job->bucket];
   job->operators = ranges.operators;
   job->solo_ns = ranges.solo_ns;
   job->cuts = ranges.cuts;
@@ -387,6 +391,9 @@ size_t SchedulerLoop::HandleOverdue(uint64_t now_ns) {
         Condemn(&service,
                 "has not finished a range within round_timeout_ms (" + Ms(config_.worker.round_timeout_ns) + ")");
       }
+    }
+    if (service.fatal_ns != 0 && now_ns > service.fatal_ns + kFatalExitNs) {
+      Condemn(&service, "reported a fatal error and has not exited");
     }
     service.block->stats.queued.store(service.queue.size(), std::memory_order_relaxed);
     service.block->stats.in_flight.store(service.link.sent().size(), std::memory_order_relaxed);
@@ -442,6 +449,7 @@ size_t SchedulerLoop::PlanRound(uint64_t now_ns) {
     if (Dispatch(assignment, round, now_ns)) ++round.pending;
   }
   round.ranges = round.pending;
+  round.disturbed = round.pending < plan.assignments.size();
   next_ = round;
   if (!ahead) StartRound(now_ns);
   return round.ranges;

@@ -38,6 +38,7 @@
 #include "controller/trace_recorder.h"
 #include "controller/worker_events.h"
 #include "controller/worker_link.h"
+#include "controller/worker_ranges.h"
 #include "shm/doorbell.h"
 #include "shm/gate.h"
 #include "shm/region.h"
@@ -63,11 +64,6 @@ class SchedulerLoop : public WorkerListener {
   const TraceRecorder& trace() const { return trace_; }
 
  private:
-  struct BucketRanges {
-    uint32_t operators = 0;
-    uint64_t solo_ns = 0;
-    std::vector<uint32_t> cuts;
-  };
   struct Round {
     uint64_t number = 0;  // counts from 1; 0: there is none
     uint32_t gate = 0;
@@ -88,11 +84,12 @@ class SchedulerLoop : public WorkerListener {
     const ServiceConfig* config = nullptr;
     WorkerBlock* block = nullptr;
     Link link;
-    std::vector<BucketRanges> buckets;  // checked copy of what the worker published
+    std::vector<WorkerRanges> buckets;
     JobQueue queue;
     bool serving = false;
     bool refusing = false;  // answers its queries with `refusal` instead of queueing them
     StatusCode refusal = StatusCode::kWorkerFailed;
+    uint64_t fatal_ns = 0;   // when it reported a fatal error, after which it exits by itself; 0: it has not
     bool condemned = false;  // asked the supervisor to end it; wait for kDown
     std::string why_down;
   };
@@ -111,7 +108,10 @@ class SchedulerLoop : public WorkerListener {
   bool PopCompletion(Service* service, uint64_t now_ns);
   void Condemn(Service* service, const std::string& why);
   void LearnBucket(Job* job);
-  void RangeFailed(Job* job, StatusCode code, const std::string& why);
+  // The job ends with this error once none of its ranges is in flight; no more of it is planned.
+  void Fail(Job* job, StatusCode code, const std::string& why);
+  // The round's time will say nothing about the predictor.
+  void Disturb(uint64_t round);
   // A range of the job ended, in whatever way.
   void RangeEnded(Job* job, const Link::Sent& sent, uint64_t now_ns);
   void EndRangeOfRound(uint64_t round, uint64_t now_ns);

@@ -15,6 +15,7 @@
 #include "controller/trace_writer.h"
 #include "controller/worker_supervisor.h"
 #include "shm/clock.h"
+#include "shm/gate.h"
 #include "shm/log.h"
 #include "shm/region.h"
 
@@ -43,8 +44,8 @@ class TraceOnRequest {
       return;
     }
     thread_ = std::jthread([this] {
-      setpriority(PRIO_PROCESS, 0, 19);  // of this thread: queries go first
       const std::vector<TraceEvent> events = recorder_->Copy();
+      setpriority(PRIO_PROCESS, 0, 19);  // of this thread, now that it holds no lock: queries go first
       if (const Status status = WriteTrace(events, subject_, path_); status.ok()) {
         spdlog::info("wrote {} events to {}", events.size(), path_.string());
       } else {
@@ -148,6 +149,7 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
   stop_scheduler.store(true, std::memory_order_release);
   scheduler_bell.Ring();
   scheduler_thread.join();
+  Gate(&(*region)->header().gate).OpenForGood();  // a worker that holds a range back would not see the stop
   supervisor.StopAll(kStopTimeoutNs);
   stop_front.store(true, std::memory_order_release);
   (*front_end)->Wake();

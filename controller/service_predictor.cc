@@ -33,20 +33,13 @@ ServicePredictor ServicePredictor::Use(PredictorFile file, const std::string& na
 }
 
 void ServicePredictor::WorkerUp(uint32_t service, const std::string& name, const ModelSpec& spec,
-                                const WorkerBlock& block) {
-  OverlapModel::ServiceFacts facts;
-  facts.device = LoadText(block.device_name);
-  facts.libraries = LoadText(block.libraries);
-  for (uint32_t b = 0; b < spec.bucket_count(); ++b) {
-    RangeTableEntry entry = block.ranges[b];  // copied, and bounded again: the worker may write it at any time
-    entry.cut_count = std::min(entry.cut_count, static_cast<uint32_t>(entry.cuts.size()));
+                                const std::string& device, const std::string& libraries,
+                                const std::vector<WorkerRanges>& ranges) {
+  OverlapModel::ServiceFacts facts{device, libraries, {}};
+  for (uint32_t b = 0; b < ranges.size(); ++b) {
     const Bucket bucket = spec.bucket(b);
-    facts.buckets.push_back({bucket.batch,
-                             bucket.sequence,
-                             entry.operators,
-                             {entry.cuts.begin(), entry.cuts.begin() + entry.cut_count},
-                             entry.solo_ns});
-    additive_.SetBucket(service, b, facts.buckets.back().cuts, entry.solo_ns);
+    facts.buckets.push_back({bucket.batch, bucket.sequence, ranges[b].operators, ranges[b].cuts, ranges[b].solo_ns});
+    additive_.SetBucket(service, b, ranges[b].cuts, ranges[b].solo_ns);
   }
   std::erase(unconnected_, name);
   if (overlap_ == nullptr) return;

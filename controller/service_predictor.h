@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "controller/worker_ranges.h"
 #include "models/model_spec.h"
 #include "predictor/overlap_model.h"
 #include "shm/layout.h"
@@ -26,8 +27,9 @@ class ServicePredictor {
   // A predictor that is loaded already; `name` is what status calls it. Falls back like Load.
   static ServicePredictor Use(PredictorFile file, const std::string& name = "given");
 
-  // A worker came up with these (checked) ranges.
-  void WorkerUp(uint32_t service, const std::string& name, const ModelSpec& spec, const WorkerBlock& block);
+  // A worker came up on this device with these ranges.
+  void WorkerUp(uint32_t service, const std::string& name, const ModelSpec& spec, const std::string& device,
+                const std::string& libraries, const std::vector<WorkerRanges>& ranges);
 
   const LatencyModel& model() const;
   bool trained() const { return overlap_ != nullptr; }

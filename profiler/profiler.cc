@@ -1,6 +1,7 @@
 #include "profiler/profiler.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "controller/process_setup.h"
 #include "controller/subprocess.h"
+#include "controller/worker_ranges.h"
 #include "predictor/profile_data.h"
 #include "profiler/progress.h"
 #include "profiler/round_runner.h"
@@ -21,6 +23,7 @@ namespace {
 
 constexpr uint64_t kArenaBytes = 1 << 20;  // synthetic jobs carry no tensors
 constexpr uint64_t kClockEveryNs = 15 * kNsPerSecond;
+constexpr int kSoloTries = 5;  // of one bucket, whose worker fails
 constexpr uint64_t kStopTimeoutNs = 5 * kNsPerSecond;
 
 // A measurement has settled when its median is this close to its fastest repetition.
@@ -124,17 +127,30 @@ Status Profiler::Run() {
 }
 
 Status Profiler::AwaitWorkers() {
-  const Status status = runner_->AwaitWorkers([&] {
+  Status status = runner_->AwaitWorkers([&] {
     size_t ready = 0;
     std::string busy;
     for (size_t i = 0; i < config_.services.size(); ++i) {
       const auto state = static_cast<WorkerState>(region_->worker(i).state.load(std::memory_order_acquire));
-      state == WorkerState::kServing ? ++ready : (busy = config_.services[i].name, ready);
+      if (state == WorkerState::kServing) {
+        ++ready;
+      } else {
+        busy = config_.services[i].name;
+      }
     }
     progress_.Show("loading models", static_cast<double>(ready) / static_cast<double>(config_.services.size()), busy);
   });
   progress_.End();
-  return status;
+  if (!status.ok()) return status;
+  // Again after each restart: cut points follow from measured times.
+  cuts_.clear();
+  for (uint32_t i = 0; i < config_.services.size(); ++i) {
+    const auto ranges = ReadWorkerRanges(region_->worker(i), config_.services[i].spec.bucket_count());
+    if (!ranges) return ranges.error().WithContext(config_.services[i].name);
+    auto& cuts = cuts_.emplace_back();
+    for (const WorkerRanges& bucket : *ranges) cuts.push_back(bucket.cuts);
+  }
+  return Status::Ok();
 }
 
 Status Profiler::DescribeSubject() {
@@ -151,16 +167,12 @@ Status Profiler::DescribeSubject() {
     if (std::any_of(data_.models.begin(), data_.models.end(), [&](const auto& m) { return m.name == spec.name; })) {
       return {StatusCode::kInvalidArgument, "two services run the model " + spec.name + "; profile each model once"};
     }
-    auto& cuts = cuts_.emplace_back();
     for (uint32_t b = 0; b < spec.bucket_count(); ++b) {
-      const RangeTableEntry& entry = block.ranges[b];
-      const Bucket bucket = spec.bucket(b);
       BucketProfile profile;
-      profile.batch = bucket.batch;
-      profile.sequence = bucket.sequence;
-      profile.operators = entry.operators;
+      profile.batch = spec.bucket(b).batch;
+      profile.sequence = spec.bucket(b).sequence;
+      profile.operators = cuts_[i][b].back();
       model.buckets.push_back(profile);
-      cuts.emplace_back(entry.cuts.begin(), entry.cuts.begin() + std::min<size_t>(entry.cut_count, entry.cuts.size()));
     }
     data_.models.push_back(std::move(model));
   }
@@ -206,10 +218,10 @@ Result<Profiler::Timing> Profiler::Time(std::span<const Range> ranges) {
     return Median(times_us) <= fastest_us * (1 + kCloseShare) + kCloseUs;
   };
   while (times_us.empty() || (!settled() && times_us.size() < kMostTries * options_.repetitions)) {
+    if (runner_->interrupted()) return Error(StatusCode::kShuttingDown, "interrupted");
     if (times_us.empty()) {  // warms up
       if (const Result<uint64_t> warm = runner_->Measure(ranges); !warm) return Error(warm.error());
     }
-    if (runner_->interrupted()) return Error(StatusCode::kShuttingDown, "interrupted");
     const Result<uint64_t> time_ns = runner_->Measure(ranges);
     if (!time_ns) return Error(time_ns.error());
     times_us.push_back(static_cast<double>(*time_ns) * 1e-3);
@@ -228,7 +240,8 @@ Status Profiler::MeasureSolo() {
       if (bucket.measured()) continue;
       progress_.Show("solo times", static_cast<double>(done) / static_cast<double>(total), data_.models[m].name);
       Result<BucketProfile> measured = SoloOf(m, b);
-      while (!measured && measured.error().code() == StatusCode::kWorkerFailed) {
+      for (int tries = 1; !measured && measured.error().code() == StatusCode::kWorkerFailed && tries < kSoloTries;
+           ++tries) {
         progress_.End();
         spdlog::warn("{}; measuring again", measured.error().message());
         ABACUS_RETURN_IF_ERROR(AwaitWorkers());
@@ -329,6 +342,7 @@ Status RunProfiler(const Config& config, const ProfileOptions& options) {
   StoreText((*region)->header().policy, "profile");
 
   const int signal_fd = BlockSignals();
+  signal(SIGUSR1, SIG_IGN);  // asks a controller for its trace
   const std::filesystem::path bin_dir = ProgramDirectory();
   const DeviceKind device = ResolveDevice(config.worker.device, bin_dir);
   WorkerSupervisor supervisor(config, device, bin_dir, region->get());
@@ -336,7 +350,8 @@ Status RunProfiler(const Config& config, const ProfileOptions& options) {
   supervisor.SetListener(&runner);
   supervisor.StartAll();
   Profiler profiler(config, options, device == DeviceKind::kCuda, region->get(), &runner);
-  const Status status = profiler.Run();
+  Status status = profiler.Run();
+  Gate(&(*region)->header().gate).OpenForGood();  // a worker that holds a range back would not see the stop
   supervisor.StopAll(kStopTimeoutNs);
   close(signal_fd);
   return status;

@@ -69,7 +69,7 @@ Status RoundRunner::AwaitWorkers(const std::function<void()>& progress) {
   while (!std::all_of(workers_.begin(), workers_.end(), serving)) {
     if (supervisor_->Poll(kPollMs, interrupt_fd_)) return {StatusCode::kShuttingDown, "interrupted"};
     // A worker that dies while it loads is started again; one that keeps dying is given up.
-    if (const Status status = HandleEvents(); status.code() == StatusCode::kUnavailable) return status;
+    if (Status status = HandleEvents(); status.code() == StatusCode::kUnavailable) return status;
     progress();
   }
   return Status::Ok();

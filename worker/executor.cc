@@ -163,7 +163,7 @@ void Executor::Answer(const Pending& ended, const DeviceTimes& times) {
   }
   BumpOwned(block_.ranges_run);
   BumpOwned(block_.busy_ns, completion.ended_ns - completion.started_ns);
-  // The controller keeps at most kRingCapacity commands outstanding, so there is room unless it broke its own rule.
+  // The controller keeps two commands outstanding at most, so there is room unless it broke its own rule.
   if (!block_.completions.TryPush(completion)) {
     fatal_ = Status(StatusCode::kInternal, "the completion ring is full: the controller does not follow the protocol");
   }

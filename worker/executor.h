@@ -39,7 +39,8 @@ class Executor {
   Status HoldOnDevice();
 
   // Handles commands until kStop, a fatal runtime error, or *stop; what was started before then still completes.
-  // Spins `spin_ns` on an empty ring or a closed gate before it sleeps. Returns OK for an ordered stop.
+  // Spins `spin_ns` on an empty ring, or a gate that is closed here, before it sleeps; polls while the device holds or
+  // runs a range. Returns OK for an ordered stop.
   Status Serve(const std::atomic<bool>& stop, uint64_t spin_ns);
 
   // One step, without waiting for anything but a runtime whose Start runs the range: takes a command, starts what may

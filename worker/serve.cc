@@ -33,7 +33,8 @@ class ControllerWatch {
     const int fd = OpenPidFd(controller);
     pollfd poll_fd{fd, POLLIN, 0};
     while (!token.stop_requested()) {
-      if (fd >= 0 && poll(&poll_fd, 1, 100) == 0) continue;
+      const int ready = poll(&poll_fd, 1, 100);  // a negative descriptor is only waited for
+      if (fd >= 0 ? ready <= 0 : OwnerAlive(*header)) continue;
       spdlog::warn("the controller (pid {}) is gone; exiting", controller);
       stop->store(true);
       Gate(&header->gate).OpenForGood();

@@ -415,6 +415,62 @@ TEST_F(RoundsTest, AFailureEndsTheJobWithAllThatWasSentOfIt) {
   (void)next;
 }
 
+TEST_F(RoundsTest, AnErrorAheadOfItsRoundIsHonest) {
+  StartRounds();
+  const uint32_t slot = Submit(0);
+  const auto first = TakeCommand(0);
+  const uint32_t beside = Submit(1);
+  Advance(5 * kNsPerMs);  // the second half of the first job and the other query: round 2
+  const auto second = TakeCommand(0), other = TakeCommand(1);
+  ASSERT_TRUE(second && other);
+  Complete(0, *first);
+  const uint32_t next = Submit(0);
+  Advance(15 * kNsPerMs);  // round 3 is sent: half of the next job
+  const auto third = TakeCommand(0);
+  ASSERT_TRUE(third);
+  Complete(0, *second);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  StoreText(region_->worker(0).error, "no such index");
+  Complete(0, *third, StatusCode::kWorkerFailed);  // while round 2 still runs on the other worker
+  EXPECT_THAT(Done(), ElementsAre(next));
+  EXPECT_EQ(table_[next].message, "no such index");
+  EXPECT_THAT(control_.condemned, IsEmpty()) << "a worker may say early that a range cannot run";
+  Complete(1, *other);
+  EXPECT_THAT(Done(), ElementsAre(beside));
+  const uint32_t last = Submit(0);
+  const auto again = TakeCommand(0);
+  ASSERT_TRUE(again) << "the emptied round does not block the next";
+  EXPECT_TRUE(IsOpen(*again));
+  (void)last;
+}
+
+TEST_F(RoundsTest, AFailedJobIsNotPlannedAgain) {
+  StartRounds();
+  Submit(0);
+  const auto first = TakeCommand(0);
+  Complete(0, *first, StatusCode::kWorkerFailed);
+  EXPECT_EQ(Done().size(), 1u);
+  EXPECT_FALSE(TakeCommand(0)) << "its second half";
+}
+
+TEST_F(RoundsTest, AWorkerThatDoesNotExitAfterAFatalErrorIsCondemned) {
+  StartRounds();
+  Submit(1);
+  const auto command = TakeCommand(1);
+  Completion completion;
+  completion.job_id = command->job_id;
+  completion.last = command->last;
+  completion.status = static_cast<uint32_t>(StatusCode::kWorkerFailed);
+  completion.fatal = 1;
+  ASSERT_TRUE(region_->worker(1).completions.TryPush(completion));
+  Step();
+  Advance(kNsPerSecond);
+  EXPECT_THAT(control_.condemned, IsEmpty()) << "it exits by itself";
+  Advance(2 * kNsPerSecond);
+  ASSERT_EQ(control_.condemned.size(), 1u);
+  EXPECT_THAT(control_.condemned[0].second, HasSubstr("has not exited"));
+}
+
 TEST_F(RoundsTest, AWorkerThatDiesDoesNotHoldUpTheRounds) {
   StartRounds();
   const uint32_t victim = Submit(0);

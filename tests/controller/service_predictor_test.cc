@@ -45,16 +45,8 @@ class ServicePredictorTest : public testing::Test {
   ~ServicePredictorTest() override { fs::remove_all(directory_); }
 
   void WorkerUp(ServicePredictor* predictor, uint32_t service, const std::string& device = "Test GPU") {
-    const auto block = std::make_unique<WorkerBlock>();
-    StoreText(block->device_name, device);
-    StoreText(block->libraries, "cuda");
-    for (RangeTableEntry& entry : block->ranges) {
-      entry.operators = 8;
-      entry.cut_count = 3;
-      entry.cuts = {0, 4, 8};
-      entry.solo_ns = kSoloNs;
-    }
-    predictor->WorkerUp(service, "svc-" + specs_[service].name, specs_[service], *block);
+    const std::vector<WorkerRanges> ranges(specs_[service].bucket_count(), {8, kSoloNs, {0, 4, 8}});
+    predictor->WorkerUp(service, "svc-" + specs_[service].name, specs_[service], device, "cuda", ranges);
   }
   static std::string Description(const ServicePredictor& predictor) {
     PredictorStats stats;
@@ -144,13 +136,6 @@ TEST_F(ServicePredictorTest, TheStartMarginNeedsResiduals) {
   file_.residuals = {0.07};
   ASSERT_TRUE(SavePredictor(file_, path_).ok());
   EXPECT_EQ(ServicePredictor::Load(path_).StartMargin(), 0.07);
-}
-
-TEST_F(ServicePredictorTest, ARangeTableThatChangesAfterItWasCheckedIsNotReadBeyondItsEnd) {
-  ServicePredictor predictor;
-  const auto block = std::make_unique<WorkerBlock>();
-  for (RangeTableEntry& entry : block->ranges) entry.cut_count = 1'000'000'000;
-  predictor.WorkerUp(0, "svc", specs_[0], *block);
 }
 
 }  // namespace

@@ -12,7 +12,6 @@
 namespace abacus {
 namespace {
 
-using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr uint32_t kA = 0, kB = 1, kC = 2;  // services, named as their models

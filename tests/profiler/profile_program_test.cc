@@ -65,13 +65,9 @@ class ProfileProgramTest : public testing::Test {
         << "[fake]\noperators = 8\nbase_us = 300\nper_row_us = 50\nload_us = " << load_us << "\n";
   }
   void Start(const std::vector<std::string>& arguments, const fs::path& config) {
-    std::vector<std::string> line = {ABACUS_BIN_DIR "/abacus-profile",
-                                     "--config",
-                                     config.string(),
-                                     "--out",
-                                     out_.string(),
-                                     "--set",
-                                     "server.name=" + name_};
+    const std::string program = ABACUS_BIN_DIR "/abacus-profile";
+    std::vector<std::string> line = {program,       "--config", config.string(),       "--out",
+                                     out_.string(), "--set",    "server.name=" + name_};
     line.insert(line.end(), arguments.begin(), arguments.end());
     std::vector<char*> args;
     for (std::string& argument : line) args.push_back(argument.data());
