@@ -8,6 +8,7 @@
 #include <random>
 
 #include "controller/scheduler_loop.h"
+#include "predictor/split_mix.h"
 #include "shm/clock.h"
 #include "shm/region.h"
 
@@ -90,8 +91,7 @@ class SimulatedGpu {
 
   double DrawError() {
     if (file_.residuals.empty()) return 1;
-    const double unit = static_cast<double>(random_() >> 11) * 0x1p-53;
-    const double at = unit * static_cast<double>(file_.residuals.size() - 1);
+    const double at = UnitOf(random_()) * static_cast<double>(file_.residuals.size() - 1);
     const auto low = static_cast<size_t>(at);
     const size_t high = std::min(low + 1, file_.residuals.size() - 1);
     const double share = at - static_cast<double>(low);
@@ -206,8 +206,7 @@ void PublishRanges(const ProfileData& subject, const ModelProfile& model, Worker
 std::vector<SimArrival> PoissonArrivals(double rate_per_s, double seconds,
                                         const std::vector<std::vector<uint32_t>>& buckets, uint64_t seed) {
   std::mt19937_64 random(seed);
-  // From the generator's own numbers: the standard library's distributions differ between implementations.
-  const auto unit = [&] { return static_cast<double>(random() >> 11) * 0x1p-53; };
+  const auto unit = [&] { return UnitOf(random()); };
   std::vector<SimArrival> arrivals;
   double at_s = 0;
   for (;;) {
@@ -233,8 +232,8 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   }
   auto region = Region::Create(config.server.name, config.services.size(), 1 << 20);
   if (!region) return Error(region.error());
-  auto truth = OverlapModel::Create(file);
-  if (!truth) return Error(truth.error());
+  ServicePredictor truth = ServicePredictor::Use(file);
+  if (!truth.trained()) return Error(StatusCode::kInvalidArgument, "the predictor file does not fit itself");
   auto policy = MakePolicy(options.policy, options.packing);
   if (!policy) return Error(policy.error());
 
@@ -243,16 +242,19 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   IgnoreControl control;
   SchedulerLoop loop(config, region->get(), &table, &channel, std::move(*policy), ServicePredictor::Use(file), &control,
                      [] {});
-  ServicePredictor connect = ServicePredictor::Use(file);
   for (uint32_t s = 0; s < config.services.size(); ++s) {
     PublishRanges(file.subject, file.subject.models[options.models[s]], &(*region)->worker(s));
     loop.Post({WorkerEvent::kUp, s, {}});
     const auto ranges = ReadWorkerRanges((*region)->worker(s), config.services[s].spec.bucket_count());
     if (!ranges) return Error(ranges.error());
-    connect.WorkerUp(s, config.services[s].name, config.services[s].spec, file.subject.device, file.subject.libraries,
-                     *ranges);
+    truth.WorkerUp(s, config.services[s].name, config.services[s].spec, file.subject.device, file.subject.libraries,
+                   *ranges);
+    const OperatorRange whole = {s, 0, 0, ranges->front().operators};
+    if (!truth.model().Predict({&whole, 1}).trained) {
+      return Error(StatusCode::kInvalidArgument, "the predictor does not fit its own model " + config.services[s].name);
+    }
   }
-  SimulatedGpu gpu(file, connect.model(), region->get(), config.services.size(), options.seed);
+  SimulatedGpu gpu(file, truth.model(), region->get(), config.services.size(), options.seed);
 
   SimResult result;
   uint64_t now_ns = kStartNs, busy_ns = 0;

@@ -7,7 +7,11 @@
 
 #include <atomic>
 #include <filesystem>
+#include <mutex>
+#include <optional>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "controller/front_end.h"
 #include "controller/process_setup.h"
@@ -28,7 +32,8 @@ constexpr uint64_t kStopTimeoutNs = 5 * kNsPerSecond;
 constexpr int kPollMs = 500;
 constexpr uint32_t kRefusalSlots = 4096;  // for errors on their way out, beside the accepted queries
 
-// Writes the trace on request, in a thread of its own: the main thread goes on watching the workers.
+// Writes the trace on request, in a thread of its own: the main thread goes on watching the workers. A request during
+// the writing is served after it; of several, the newest.
 class TraceOnRequest {
  public:
   TraceOnRequest(const Config& config, const TraceRecorder* recorder, fs::path path)
@@ -39,28 +44,41 @@ class TraceOnRequest {
   }
 
   void Request() {
-    if (busy_.exchange(true)) {
-      spdlog::warn("a trace is being written already");
-      return;
-    }
-    thread_ = std::jthread([this] {
-      const std::vector<TraceEvent> events = recorder_->Copy();
-      setpriority(PRIO_PROCESS, 0, 19);  // of this thread, now that it holds no lock: queries go first
+    // Not by the writer: copying holds the recorder's lock, and the writer's priority is low.
+    std::vector<TraceEvent> events = recorder_->Copy();
+    const std::lock_guard lock(mutex_);
+    requested_ = std::move(events);
+    if (writing_) return;
+    writing_ = true;
+    thread_ = std::jthread([this] { WriteRequested(); });
+  }
+
+ private:
+  void WriteRequested() {
+    setpriority(PRIO_PROCESS, 0, 19);  // of this thread: queries go first
+    for (;;) {
+      std::vector<TraceEvent> events;
+      {
+        const std::lock_guard lock(mutex_);
+        writing_ = requested_.has_value();
+        if (!writing_) return;
+        events = *std::exchange(requested_, std::nullopt);
+      }
       if (const Status status = WriteTrace(events, subject_, path_); status.ok()) {
         spdlog::info("wrote {} events to {}", events.size(), path_.string());
       } else {
         spdlog::error("{}", status.message());
       }
-      busy_.store(false);
-    });
+    }
   }
 
- private:
   const TraceRecorder* const recorder_;
   const fs::path path_;
   TraceSubject subject_;
-  std::atomic<bool> busy_{false};
-  std::jthread thread_;
+  std::mutex mutex_;
+  std::optional<std::vector<TraceEvent>> requested_;  // guarded by mutex_, as is writing_
+  bool writing_ = false;
+  std::jthread thread_;  // last: ends before what it uses
 };
 
 }  // namespace

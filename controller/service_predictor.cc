@@ -39,13 +39,15 @@ void ServicePredictor::WorkerUp(uint32_t service, const std::string& name, const
   for (uint32_t b = 0; b < ranges.size(); ++b) {
     const Bucket bucket = spec.bucket(b);
     facts.buckets.push_back({bucket.batch, bucket.sequence, ranges[b].operators, ranges[b].cuts, ranges[b].solo_ns});
-    additive_.SetBucket(service, b, ranges[b].cuts, ranges[b].solo_ns);
+    if (overlap_ == nullptr) additive_.SetBucket(service, b, ranges[b].cuts, ranges[b].solo_ns);
   }
-  std::erase(unconnected_, name);
   if (overlap_ == nullptr) return;
+  std::erase(unconnected_, name);
   if (const Status status = overlap_->Connect(service, spec.name, facts); !status.ok()) {
-    spdlog::warn("the predictor does not fit service {}: {}; its groups are predicted by the sum of solo times", name,
-                 status.message());
+    spdlog::warn(
+        "the predictor does not fit service {}: {}; its groups are predicted by the sum of solo times until it is "
+        "profiled and trained again (./mps.sh profile, ./mps.sh train)",
+        name, status.message());
     unconnected_.push_back(name);
   }
 }

@@ -44,7 +44,7 @@ class ServicePredictor {
       : overlap_(std::move(overlap)), description_(std::move(description)) {}
 
   std::unique_ptr<OverlapModel> overlap_;
-  AdditiveModel additive_;
+  AdditiveModel additive_;  // without overlap_, which has one of its own
   std::string description_;
   std::vector<std::string> unconnected_;  // names of services
 };

@@ -4,22 +4,20 @@
 #include <cmath>
 #include <numeric>
 
+#include "predictor/split_mix.h"
+
 namespace abacus {
 namespace {
 
-// SplitMix64 (Steele, Lea and Flood, 2014): a small generator whose output, unlike that of the standard library's
-// distributions, is the same everywhere.
 class Random {
  public:
-  Random(uint64_t seed, uint64_t stream) : state_(seed * 0x9e3779b97f4a7c15 + stream * 0xd1342543de82ef95) { Next(); }
+  Random(uint64_t seed, uint64_t stream) : state_(seed * kSplitMixStep + stream * 0xd1342543de82ef95) { Unit(); }
 
-  uint64_t Next() {
-    uint64_t z = state_ += 0x9e3779b97f4a7c15;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
+  double Unit() {
+    const double unit = UnitOf(SplitMix(state_));
+    state_ += kSplitMixStep;
+    return unit;
   }
-  double Unit() { return static_cast<double>(Next() >> 11) * 0x1p-53; }
   size_t Below(size_t n) { return static_cast<size_t>(Unit() * static_cast<double>(n)); }
 
  private:

@@ -54,7 +54,7 @@ namespace abacus {
 class GraphRuntime : public TorchRuntime {
  public:
   // Captures and measures every bucket. `model` lies on GPU `gpu`. `timestamps`: Poll says when the GPU began and ended
-  // a range, which costs it about 3 us.
+  // a range, for which it runs two more tiny kernels.
   static Result<std::unique_ptr<TorchRuntime>> Create(LoadedModel model, int gpu, bool timestamps,
                                                       const ProgressFn& progress);
   ~GraphRuntime() override;

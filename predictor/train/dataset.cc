@@ -8,21 +8,15 @@
 #include <random>
 #include <utility>
 
+#include "predictor/split_mix.h"
+
 namespace abacus {
 namespace {
 
 constexpr double kDriftWarning = 0.05;  // between the solo times of joined profiles
 
-// SplitMix64: decorrelates neighbouring values.
-uint64_t Mix(uint64_t value) {
-  value += 0x9e3779b97f4a7c15;
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
-  return value ^ (value >> 31);
-}
-
 // In [0, 1), independent for each `use` of one hash.
-double ShareOf(uint64_t hash, uint64_t use) { return static_cast<double>(Mix(hash ^ Mix(use)) >> 11) * 0x1p-53; }
+double ShareOf(uint64_t hash, uint64_t use) { return UnitOf(SplitMix(hash ^ SplitMix(use))); }
 enum HashUse : uint64_t { kHoldout = 1, kValidation, kFold };
 
 std::string BucketText(const BucketProfile& bucket) {
@@ -146,7 +140,7 @@ Result<Dataset> MakeDataset(std::vector<ProfileData> profiles, std::span<const s
       }
       dataset.samples.push_back(sample);
       dataset.times.push_back(times);
-      dataset.hashes.push_back(Mix(Mix(Mix(options.seed) ^ profile.seed) ^ sample.index));
+      dataset.hashes.push_back(SplitMix(SplitMix(SplitMix(options.seed) ^ profile.seed) ^ sample.index));
       dataset.columns.values.insert(dataset.columns.values.end(), row.begin(), row.end());
       dataset.targets.push_back(target);
     }
@@ -224,7 +218,7 @@ std::string RangesText(const ProfileData& subject, std::span<const ProfiledRange
 }
 
 uint64_t Fingerprint(const Dataset& dataset) {
-  uint64_t hash = Mix(dataset.columns.columns);
+  uint64_t hash = SplitMix(dataset.columns.columns);
   const auto add = [&hash](const void* data, size_t bytes) {
     for (size_t i = 0; i < bytes; ++i) hash = (hash ^ static_cast<const unsigned char*>(data)[i]) * 0x100000001b3;
   };

@@ -25,15 +25,22 @@ std::pair<int, std::string> RunLine(const std::string& line) {
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), output};
 }
 
+// Submits image queries 0 .. count - 1 and waits until the controller has accepted them.
+std::vector<std::future<Result<InferReply>>> SubmitAccepted(ControllerProcess& controller, Client* client, int count) {
+  std::vector<std::future<Result<InferReply>>> replies;
+  for (int i = 0; i < count; ++i) replies.push_back(client->Submit(ImageQuery(i)));
+  EXPECT_TRUE(Eventually(
+      2000, [&] { return controller.region().worker(0).stats.accepted.load() == static_cast<uint64_t>(count); }));
+  return replies;
+}
+
 std::string SegmentPath(const ControllerProcess& controller) { return "/dev/shm/abacus-" + controller.name(); }
 
 TEST(Lifecycle, SigtermAnswersWhatIsInFlightAndLeavesNothing) {
   ControllerProcess controller(FakeServices("fcfs", 100'000));
   ASSERT_EQ(controller.error(), "");
   const auto client = ConnectTo(controller.tcp());
-  std::vector<std::future<Result<InferReply>>> accepted;
-  for (int i = 0; i < 5; ++i) accepted.push_back(client->Submit(ImageQuery(i)));
-  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().worker(0).stats.accepted.load() == 5; }));
+  auto accepted = SubmitAccepted(controller, client.get(), 5);
   const pid_t worker = controller.worker_pid(0);
   controller.Signal(SIGTERM);
   ASSERT_TRUE(Eventually(2000, [&] { return controller.region().header().draining.load() == 1; }));
@@ -52,9 +59,7 @@ TEST(Lifecycle, AnEndOfPatienceStillAnswersEverything) {
   ControllerProcess controller(options);
   ASSERT_EQ(controller.error(), "");
   const auto client = ConnectTo(controller.tcp());
-  std::vector<std::future<Result<InferReply>>> accepted;
-  for (int i = 0; i < 4; ++i) accepted.push_back(client->Submit(ImageQuery(i)));
-  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().worker(0).stats.accepted.load() == 4; }));
+  auto accepted = SubmitAccepted(controller, client.get(), 4);
   controller.Signal(SIGTERM);
   int shutting_down = 0;
   for (auto& future : accepted) {
@@ -172,9 +177,7 @@ TEST(Lifecycle, ATraceCanBeAskedForWhileDraining) {
   ControllerProcess controller(FakeServices("fcfs", 1'000'000));
   ASSERT_EQ(controller.error(), "");
   const auto client = ConnectTo(controller.tcp());
-  std::vector<std::future<Result<InferReply>>> accepted;
-  for (int i = 0; i < 4; ++i) accepted.push_back(client->Submit(ImageQuery(i)));
-  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().worker(0).stats.accepted.load() == 4; }));
+  auto accepted = SubmitAccepted(controller, client.get(), 4);
   controller.Signal(SIGTERM);
   ASSERT_TRUE(Eventually(2000, [&] { return controller.region().header().draining.load() == 1; }));
   controller.Signal(SIGUSR1);
