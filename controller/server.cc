@@ -55,7 +55,7 @@ class TraceOnRequest {
 
  private:
   void WriteRequested() {
-    setpriority(PRIO_PROCESS, 0, 19);  // of this thread: queries go first
+    setpriority(PRIO_PROCESS, 0, 10);  // of this thread: queries go first
     for (;;) {
       std::vector<TraceEvent> events;
       {

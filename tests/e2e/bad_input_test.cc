@@ -32,7 +32,7 @@ class Bystander {
   // Waits until some more queries have come back after this call.
   bool StillServed() {
     const int before = good_;
-    return Eventually(30'000, [&] { return good_ > before + 2; }) && bad_ == 0;
+    return Eventually(kPatienceMs, [&] { return good_ > before + 2; }) && bad_ == 0;
   }
 
  private:

@@ -27,7 +27,7 @@ TEST_P(ServeTest, EchoesEveryShape) {
       }
     }
   }
-  EXPECT_TRUE(Eventually(2000, [&] { return controller.region().header().arena_used_bytes.load() == 0; }));
+  EXPECT_TRUE(Eventually(kPatienceMs, [&] { return controller.region().header().arena_used_bytes.load() == 0; }));
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, ServeTest, testing::Values("fcfs", "sjf", "edf", "free"));
@@ -73,7 +73,13 @@ TEST(Serve, AbandonsWhatCannotMakeItsDeadline) {
   const auto reply = client->Infer(request);
   ASSERT_TRUE(reply);
   EXPECT_EQ(reply->status.code(), StatusCode::kDeadlineUnreachable);
-  EXPECT_THAT(reply->status.message(), testing::HasSubstr("predicted latency 30."));
+  double predicted_ms = 0, target_ms = 0;  // the wait until now is a part of the prediction
+  ASSERT_EQ(std::sscanf(reply->status.message().c_str(), "predicted latency %lf ms, its target is %lf ms",
+                        &predicted_ms, &target_ms),
+            2)
+      << reply->status.message();
+  EXPECT_GE(predicted_ms, 30.0);
+  EXPECT_EQ(target_ms, 10.0);
   EXPECT_EQ(reply->timing.rounds, 0u);
 }
 
@@ -154,7 +160,7 @@ TEST(Serve, EveryAcceptedQueryGetsExactlyOneReply) {
   EXPECT_EQ(wrong.load(), 0) << "a reply with another payload or status";
   EXPECT_EQ(ok.load() + failed.load(), kQueries);
   EXPECT_GT(failed.load(), 0) << "no kill met a running query: the test tested nothing";
-  EXPECT_TRUE(Eventually(5000, [&] { return controller.region().header().arena_used_bytes.load() == 0; }))
+  EXPECT_TRUE(Eventually(kPatienceMs, [&] { return controller.region().header().arena_used_bytes.load() == 0; }))
       << "arena blocks leaked";
   uint64_t accepted = 0, replied = 0;
   for (size_t i = 0; i < 2; ++i) {

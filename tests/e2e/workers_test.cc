@@ -14,7 +14,7 @@ TEST(Workers, ADeadOneFailsItsQueryIsReplacedAndTheOthersGoOn) {
   const pid_t victim = controller.worker_pid(0), other = controller.worker_pid(1);
   auto doomed = client->Submit(ImageQuery(1));
   auto safe = client->Submit(TextQuery(1000));
-  ASSERT_TRUE(Eventually(2000, [&] { return controller.region().worker(0).stats.in_flight.load() == 1; }));
+  ASSERT_TRUE(Eventually(kPatienceMs, [&] { return controller.region().worker(0).stats.in_flight.load() == 1; }));
   const uint64_t killed_ns = MonotonicNs();
   kill(victim, SIGKILL);
   const auto failed = doomed.get();

@@ -59,6 +59,9 @@ class ControllerProcess {
   std::unique_ptr<Region> region_;
 };
 
+// How long a test waits for what must happen: long enough for a machine busy with other things.
+inline constexpr int kPatienceMs = 30'000;
+
 // Polls `condition` until it holds or `timeout_ms` passed; returns whether it held.
 template <class Condition>
 bool Eventually(int timeout_ms, const Condition& condition);
