@@ -30,6 +30,7 @@ constexpr size_t kMaxServerNameBytes = 32;   // RUN_DIR/NAME/controller.ipc must
 constexpr size_t kMaxServiceNameBytes = 63;  // with its NUL it fits WorkerBlock::service
 constexpr size_t kMaxListen = 16;
 constexpr uint32_t kSpinUs = 50;
+constexpr std::string_view kNoPredictor = "none";
 
 static_assert(kMaxServiceNameBytes < sizeof(WorkerBlock::service));
 static_assert(kMaxServiceNameBytes <= protocol::kMaxNameBytes);
@@ -113,9 +114,9 @@ Status ReadScheduler(TableReader reader, const std::filesystem::path& folder, Sc
   if (reader.OneOf("policy", kPolicies, &policy)) scheduler->policy = kPolicies[policy];
   size_t packing = 0;
   if (reader.OneOf("packing", kPackings, &packing)) scheduler->packing = static_cast<Packing>(packing);
-  std::string predictor = "none";
+  std::string predictor(kNoPredictor);
   reader.String("predictor", &predictor);
-  if (predictor != "none") scheduler->predictor = (folder / predictor).lexically_normal();
+  if (predictor != kNoPredictor) scheduler->predictor = (folder / predictor).lexically_normal();
   double margin = 0;
   if (reader.Number("margin", AdaptiveMargin::kLowest, AdaptiveMargin::kHighest, &margin)) scheduler->margin = margin;
   reader.Integer("lead_us", 0, 100'000, &scheduler->lead_us);
@@ -215,6 +216,15 @@ bool IsBareWord(std::string_view text) {
   });
 }
 
+// Whoever types a path means it from where they are, not from the file's folder.
+void AnchorPath(std::string_view section, std::string_view key, toml::value<std::string>* value) {
+  const bool is_path = (section == "scheduler" && key == "predictor") || (section == "service" && key == "model");
+  if (!is_path || value == nullptr || value->get().empty() || value->get() == kNoPredictor) return;
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(value->get(), error);
+  if (!error) value->get() = absolute.string();
+}
+
 Result<Override> ParseOverride(const std::string& setting) {
   constexpr std::string_view kForm =
       "must be section.key=value or service.NAME.key=value, for example scheduler.policy=edf";
@@ -242,6 +252,7 @@ Result<Override> ParseOverride(const std::string& setting) {
     if (parsed) parsed->get_as<std::string>("value")->get() = value;
   }
   if (!parsed) return Error(OverrideError(setting, "the value is neither TOML nor a bare word"));
+  AnchorPath(result.section, result.key, parsed->get_as<std::string>("value"));
   result.value = std::move(*parsed);
   return result;
 }

@@ -85,7 +85,8 @@ struct Config {
 };
 
 // Reads and validates a configuration and the model specs that it names. `overrides` are "section.key=value" settings
-// (value in TOML syntax; a bare word is taken as a string), applied as if they stood in the file.
+// (value in TOML syntax; a bare word is taken as a string), applied as if they stood in the file, but for paths: they
+// start at the working directory.
 Result<Config> LoadConfig(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 // The same from text; `path` names the source in errors and anchors relative paths.
 Result<Config> ParseConfig(std::string_view text, const std::filesystem::path& path,

@@ -229,6 +229,8 @@ try:
 except ValueError:
     sys.exit(0)
 print("endpoint", status["endpoint"])
+if status["policy"] == "abacus":
+    print("predictor", status["predictor"]["description"])
 for service in status["services"]:
     print("service", service["service"] or "?", service["state"], service["device"] or "-", service["error"].replace("\n", " "))
 '
@@ -237,6 +239,7 @@ for service in status["services"]:
 # Waits until every service serves, and says what each is doing whenever that changes.
 wait_serving() {
   local pid=$1 deadline=$((SECONDS + CONFIG_LOAD_S + 30)) kind name state device error failed_since='' serving total
+  local predictor=''
   declare -A shown=()
   say "starting '$STARTED_NAME' on ${CONFIG_DEVICE} (log: $STARTED_FOLDER/controller.log)"
   while :; do
@@ -250,6 +253,9 @@ wait_serving() {
       if [[ $kind == endpoint ]]; then
         STARTED_ENDPOINT=$name
         continue
+      elif [[ $kind == predictor ]]; then
+        predictor="$name $state $device $error_text"
+        continue
       fi
       total=$((total + 1))
       [[ $state != serving ]] || serving=$((serving + 1))
@@ -261,6 +267,7 @@ wait_serving() {
     done < <(controller_state "$STARTED_NAME")
     if ((total > 0 && serving == total)); then
       say "'$STARTED_NAME' serves at $STARTED_ENDPOINT"
+      [[ -z $predictor ]] || say "predictor: $predictor"
       return
     fi
     # A crashed worker is restarted; one that stays down for 5 seconds will not come by itself.

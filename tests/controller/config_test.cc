@@ -350,6 +350,21 @@ TEST(OverrideTest, AddsAMissingSectionAndTakesTomlValues) {
   EXPECT_EQ(config->services[0].queue_limit, 5u);
 }
 
+TEST(OverrideTest, PathsStartAtTheWorkingDirectory) {
+  const auto predictor = [](const std::string& setting) {
+    const Result<Config> config = Parse(kText, {"scheduler.predictor=" + setting});
+    return config ? config->scheduler.predictor.string() : config.error().message();
+  };
+  EXPECT_EQ(predictor("profiles/mine.predictor"), std::filesystem::current_path() / "profiles/mine.predictor");
+  EXPECT_EQ(predictor("'../mine.predictor'"), std::filesystem::current_path().parent_path() / "mine.predictor");
+  EXPECT_EQ(predictor("/somewhere/mine.predictor"), "/somewhere/mine.predictor");
+  EXPECT_EQ(predictor("none"), "");
+  const std::string model = kPath.parent_path() / "fake/fake-text.toml";
+  const Result<Config> config = Parse(kText, {"service.text.model=" + std::filesystem::relative(model).string()});
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->services[0].model, model);
+}
+
 TEST(OverrideTest, ErrorsNameTheSetting) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"policy=edf", "must be section.key=value"},
