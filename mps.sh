@@ -38,6 +38,8 @@ Abacus serves several DNNs on one GPU (or on the CPU) with predictable latency.
                                  where an interrupted run stopped
       --minutes M                time for groups of models in this run, solo times come on top (default: 10)
       --groups N                 or: until there are N groups in all
+      --repetitions N            of each measurement (default: 3)
+      --seed N                   of the groups that are chosen (default: 1)
       --out FILE                 the profile (default: profiles/NAME.jsonl for NAME.toml)
       --set SECTION.KEY=VALUE    change one setting of CONFIG; repeatable
       --fresh                    start over

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,9 @@ void AddSimulate(CLI::App& app, int* exit_code);
 
 // Folder of the running program, where the other programs are too.
 std::filesystem::path BinDir();
+
+// Writes what --json asks for, if it does; false, and says why, when the file cannot be written.
+bool WriteJson(const std::string& path, const nlohmann::json& figures);
 
 // Value at quantile q (0..1) of sorted samples.
 inline uint64_t Quantile(const std::vector<uint64_t>& sorted, double q) {

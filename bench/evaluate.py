@@ -12,6 +12,7 @@ With a GPU, start the CUDA MPS daemon first and pass --set worker.gpu=0.
 
 import argparse
 import csv
+import hashlib
 import itertools
 import json
 import pathlib
@@ -41,6 +42,8 @@ def mix_of(solo, pair, batches, qos_factor):
     means, slowest = [], 0.0
     for model in pair:
         times = [us for batch, _, us in solo[model] if batches is None or batch in batches]
+        if not times:
+            sys.exit(f"evaluate: {model} has no bucket of the batch sizes {batches}")
         means.append(sum(times) / len(times))
         slowest = max(slowest, max(us for _, _, us in solo[model]))
     return sum(means) / len(means), qos_factor * slowest
@@ -166,6 +169,20 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
+def check_settings(path, options):
+    """Rows of one file are comparable only if all were measured alike: ends the program if they were not."""
+    settings = {
+        "config": pathlib.Path(options.config).name,
+        "predictor": hashlib.sha256(pathlib.Path(options.predictor).read_bytes()).hexdigest(),
+        **{key: getattr(options, key) for key in ("seconds", "qos_factor", "seed", "payload", "set")},
+    }
+    if not path.exists():
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if different := [key for key in settings if settings[key] != before.get(key)]:
+        sys.exit(f"evaluate: {path.parent} was begun with another {', '.join(different)}: use another --out")
+
+
 def main(arguments):
     options = parse(arguments)
     solo = read_solo(options.predictor)
@@ -175,7 +192,9 @@ def main(arguments):
         if model not in solo:
             sys.exit(f"evaluate: the predictor has no model {model}; it has {', '.join(solo)}")
     batches = None if options.batches == "all" else [int(b) for b in options.batches.split(",")]
+    mixes = {pair: mix_of(solo, pair, batches, options.qos_factor) for pair in pairs}
     pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
+    check_settings(pathlib.Path(options.out) / "settings.json", options)
     path = pathlib.Path(options.out) / "serving.csv"
     rows = []
     if path.exists():
@@ -197,7 +216,7 @@ def main(arguments):
                 continue
             with Controller(options, policy) as controller:
                 for number, (pair, load) in enumerate(jobs, 1):
-                    mean_us, qos_us = mix_of(solo, pair, batches, options.qos_factor)
+                    mean_us, qos_us = mixes[pair]
                     row = {
                         "pair": "+".join(pair), "batches": options.batches, "load": load, "policy": policy,
                         "rate_per_s": round(load * 1e6 / mean_us, 1), "qos_us": round(qos_us),

@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <zmq.hpp>
@@ -202,8 +201,7 @@ int RunFrontend(const FrontendOptions& options) {
   fmt::print("{:>14} {:>12} {:>12} {:>8} {:>6}\n", "payload bytes", "echo q/s", "abacus q/s", "ratio", "bad");
   fmt::print("{:>14} {:>12.0f} {:>12.0f} {:>8.3f} {:>6}\n", options.payload ? kPayloadElements * 4 : 0, echo_median,
              abacus_median, abacus_median / echo_median, bad);
-  if (!options.json.empty()) std::ofstream(options.json) << result.dump(2) << "\n";
-  return bad == 0 ? 0 : 1;
+  return WriteJson(options.json, result) && bad == 0 ? 0 : 1;
 }
 
 }  // namespace

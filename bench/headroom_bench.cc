@@ -1,12 +1,11 @@
 // headroom: time of one decision of the policy "abacus" with a trained network behind it.
 //
-// The queues hold jobs of every service, 64 cuts each, with deadlines drawn so that in a third of the decisions all of
-// them fit the headroom and in the rest the furthest cut has to be searched. The network is a real one in size, with
+// The queues hold jobs of every service, 64 cuts each, with deadlines drawn so that in some decisions all of them fit
+// the headroom and in the others the furthest cut has to be searched. The network is a real one in size, with
 // made-up weights: its values do not matter for its time, but they make groups worth forming.
 #include <fmt/format.h>
 
 #include <deque>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -158,10 +157,7 @@ int RunHeadroom(const HeadroomOptions& options) {
                          {"ranges_per_round", mean_ranges}});
     }
   }
-  if (!options.json.empty()) {
-    std::ofstream(options.json) << nlohmann::json{{"benchmark", "headroom"}, {"results", results}}.dump(2) << "\n";
-  }
-  return 0;
+  return WriteJson(options.json, {{"benchmark", "headroom"}, {"results", results}}) ? 0 : 1;
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <signal.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <zmq.hpp>
 
@@ -136,8 +135,7 @@ int RunLifecycle(const LifecycleOptions& options) {
   report("start_up", "controller start until it answers", start_up);
   report("death_answered", "worker killed until its query is answered", answered);
   report("worker_replaced", "worker killed until a new one serves (fake model)", repaired);
-  if (!options.json.empty()) std::ofstream(options.json) << result.dump(2) << "\n";
-  return 0;
+  return WriteJson(options.json, result) ? 0 : 1;
 }
 
 }  // namespace

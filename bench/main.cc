@@ -1,11 +1,21 @@
 // abacus-bench: measures the parts of Abacus that are not a model.
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "bench/bench.h"
+#include "predictor/whole_file.h"
 
 std::filesystem::path abacus::bench::BinDir() {
   std::error_code error;
   return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+}
+
+bool abacus::bench::WriteJson(const std::string& path, const nlohmann::json& figures) {
+  if (path.empty()) return true;
+  const Status status = WriteWholeFile(path, figures.dump(2) + "\n");
+  if (!status.ok()) fmt::print(stderr, "abacus-bench: {}\n", status.message());
+  return status.ok();
 }
 
 int main(int argc, char** argv) {

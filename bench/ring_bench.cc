@@ -5,7 +5,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "bench/bench.h"
@@ -109,8 +108,7 @@ int RunRing(const RingOptions& options) {
   fmt::print("{:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f}\n", Quantile(samples_ns, 0.5) * 1e-3,
              Quantile(samples_ns, 0.9) * 1e-3, Quantile(samples_ns, 0.99) * 1e-3, Quantile(samples_ns, 0.999) * 1e-3,
              static_cast<double>(samples_ns.back()) * 1e-3);
-  if (!options.json.empty()) std::ofstream(options.json) << result.dump(2) << "\n";
-  return 0;
+  return WriteJson(options.json, result) ? 0 : 1;
 }
 
 }  // namespace

@@ -2,11 +2,11 @@
 #include <fmt/format.h>
 
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "bench/bench.h"
 #include "bench/simulator.h"
-#include "shm/clock.h"
 #include "shm/log.h"
 
 namespace abacus::bench {
@@ -70,18 +70,23 @@ void PrintTimeline(const SimResult& result, const std::vector<std::string>& mode
   fmt::print("\n{:>6} {:>10} {:>9} {:>9}  ", "round", "start ms", "took us", "predicted");
   for (const std::string& model : models) fmt::print("{:<22}", model);
   fmt::print("\n");
-  uint64_t first_ns = 0;
-  std::vector<std::string> columns(models.size());
+  // By round: a round's own event comes before that of its last range.
+  std::map<uint64_t, std::vector<std::string>> columns;
   for (const TraceEvent& event : result.trace) {
     if (event.kind == TraceEvent::kRange) {
-      columns[event.service] = fmt::format("b{} [{}, {}) {:.0f} us", event.bucket, event.first, event.last,
-                                           static_cast<double>(event.end_ns - event.begin_ns) * 1e-3);
-    } else if (event.kind == TraceEvent::kRound) {
+      columns.try_emplace(event.round, models.size(), "-").first->second[event.service] =
+          fmt::format("b{} [{}, {}) {:.0f} us", event.bucket, event.first, event.last,
+                      static_cast<double>(event.end_ns - event.begin_ns) * 1e-3);
+    }
+  }
+  uint64_t first_ns = 0;
+  for (const TraceEvent& event : result.trace) {
+    if (event.kind == TraceEvent::kRound) {
       if (first_ns == 0) first_ns = event.begin_ns;
       fmt::print(
           "{:>6} {:>10.3f} {:>9.0f} {:>9.0f}  ", event.round, static_cast<double>(event.begin_ns - first_ns) * 1e-6,
           static_cast<double>(event.end_ns - event.begin_ns) * 1e-3, static_cast<double>(event.predicted_ns) * 1e-3);
-      for (std::string& column : columns) fmt::print("{:<22}", std::exchange(column, "-"));
+      for (const std::string& column : columns[event.round]) fmt::print("{:<22}", column);
       fmt::print("\n");
       if (--rounds == 0) return;
     }
@@ -108,6 +113,7 @@ int RunSimulate(const SimulateOptions& options) {
   std::ofstream csv;
   if (!options.csv.empty()) {
     csv.open(options.csv);
+    if (!csv) return fail({StatusCode::kUnavailable, "cannot write " + options.csv});
     csv << "models,batches,load,rate_per_s,policy,packing,sent,in_time,late,refused,violation,p50_ms,p99_ms,rounds,"
            "rounds_over,margin\n";
   }
@@ -122,6 +128,7 @@ int RunSimulate(const SimulateOptions& options) {
       sim.models = mix->models;
       sim.qos_ns.assign(mix->models.size(), mix->qos_ns);
       sim.seed = options.seed;
+      if (load == options.loads.back() && policy == options.policies.back()) sim.timeline = options.timeline;
       const auto result = Simulate(*file, sim, arrivals);
       if (!result) return fail(result.error());
       const double p50_ms = static_cast<double>(Quantile(result->latency_ns, 0.5)) * 1e-6;
@@ -139,9 +146,7 @@ int RunSimulate(const SimulateOptions& options) {
                            options.packing, result->sent, result->in_time, result->late, result->refused,
                            result->violation(), p50_ms, p99_ms, result->rounds, result->rounds_over, result->margin);
       }
-      if (options.timeline > 0 && load == options.loads.back() && policy == options.policies.back()) {
-        PrintTimeline(*result, options.models, options.timeline);
-      }
+      if (sim.timeline > 0) PrintTimeline(*result, options.models, sim.timeline);
     }
   }
   return 0;
@@ -166,7 +171,8 @@ void AddSimulate(CLI::App& app, int* exit_code) {
   simulate->add_option("--qos-factor", options->qos_factor, "Target, in solo times of the slowest model and bucket");
   simulate->add_option("--seed", options->seed, "Of arrivals and of round times");
   simulate->add_flag("--keep-late", options->keep_late, "Run queries that cannot make their target, too");
-  simulate->add_option("--timeline", options->timeline, "Print the first N rounds of the last run");
+  simulate->add_option("--timeline", options->timeline, "Print the first N rounds of the last run")
+      ->check(CLI::Range(0, 1000));
   simulate->add_option("--csv", options->csv, "Write the figures to this file");
   simulate->callback([options, exit_code] { *exit_code = RunSimulate(*options); });
 }

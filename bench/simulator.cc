@@ -225,7 +225,7 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   config.scheduler.policy = options.policy;
   config.scheduler.packing = options.packing;
   config.scheduler.abandon = options.abandon;
-  config.scheduler.trace_events = kTraceEvents;
+  config.scheduler.trace_events = options.timeline > 0 ? kTraceEvents : 0;
   config.worker.round_timeout_ns = UINT64_MAX / 4;
   for (size_t s = 0; s < options.models.size(); ++s) {
     config.services.push_back(MakeService(file.subject.models[options.models[s]], options.qos_ns[s]));
@@ -256,6 +256,7 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   }
   SimulatedGpu gpu(file, truth.model(), region->get(), config.services.size(), options.seed);
 
+  const PredictorStats& stats = (*region)->header().predictor;
   SimResult result;
   uint64_t now_ns = kStartNs, busy_ns = 0;
   size_t next_arrival = 0, answered = 0;
@@ -292,6 +293,9 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
     wake_ns = now_ns + std::max<uint64_t>(1, loop.IdleNs(now_ns));
     if (!control.condemned.empty()) return Error(StatusCode::kInternal, "simulated worker: " + control.condemned);
 
+    if (result.trace.empty() && options.timeline > 0 && stats.rounds.load() >= options.timeline) {
+      result.trace = loop.trace().Copy();  // before later events overwrite these
+    }
     uint32_t slot = 0;
     while (channel.done.pop(slot)) {
       const Query& query = table[slot];
@@ -306,7 +310,6 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
       table.Return(slot);
     }
   }
-  const PredictorStats& stats = (*region)->header().predictor;
   result.sent = arrivals.size();
   result.rounds = stats.rounds.load();
   result.rounds_over = stats.rounds_over.load();
@@ -315,7 +318,7 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   result.end_ns = now_ns - kStartNs;
   result.busy = static_cast<double>(busy_ns) / static_cast<double>(std::max<uint64_t>(1, result.end_ns));
   std::sort(result.latency_ns.begin(), result.latency_ns.end());
-  result.trace = loop.trace().Copy();
+  if (result.trace.empty()) result.trace = loop.trace().Copy();
   return result;
 }
 

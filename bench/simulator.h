@@ -16,7 +16,6 @@
 #ifndef ABACUS_BENCH_SIMULATOR_H_
 #define ABACUS_BENCH_SIMULATOR_H_
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -41,6 +40,7 @@ struct SimOptions {
   std::vector<uint32_t> models;  // of the file: services 0, 1, ...
   std::vector<uint64_t> qos_ns;  // by service
   uint64_t seed = 1;             // of the errors of round times
+  uint32_t timeline = 0;         // rounds that SimResult::trace begins with; 0: no trace
 };
 
 struct SimResult {

@@ -35,8 +35,6 @@ class Group {
  public:
   Group(const Snapshot& snapshot, uint64_t headroom_ns) : snapshot_(snapshot), headroom_ns_(headroom_ns) {}
 
-  uint64_t time_ns() const { return time_ns_; }
-
   void Start(Job* job, uint64_t solo_ns) {
     Add(job, job->operators, solo_ns);
     solo_ns_ = solo_ns;

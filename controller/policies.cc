@@ -9,13 +9,6 @@
 namespace abacus {
 namespace {
 
-bool AnythingRuns(const Snapshot& snapshot) {
-  for (const ServiceView& service : snapshot.services) {
-    if (service.running != nullptr) return true;
-  }
-  return false;
-}
-
 Assignment Remainder(Job* job) { return {job, job->next_operator, job->operators}; }
 
 // One job at a time; `Key` orders the waiting jobs, smallest first.
@@ -27,7 +20,6 @@ class OneAtATime : public Policy {
 
   Plan Next(const Snapshot& snapshot) const override {
     Plan plan;
-    if (AnythingRuns(snapshot)) return plan;
     Job* best = nullptr;
     const auto before = [](const Job& a, const Job& b) {
       const uint64_t ka = Key(a), kb = Key(b);

@@ -9,6 +9,8 @@
 
 namespace abacus {
 
+static_assert(kMaxGroup == kMaxWorkers, "a group has one range per worker");
+
 ServicePredictor ServicePredictor::FallBack(const std::string& why) {
   spdlog::warn("{}; predicting with the sum of solo times instead", why);
   return {nullptr, "additive: " + why};

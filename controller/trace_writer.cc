@@ -37,12 +37,8 @@ class EventFile {
   Status Finish() {
     file_ << "\n]}\n";
     file_.close();
-    std::error_code error;
-    if (file_) {
-      std::filesystem::rename(temporary_, path_, error);
-    } else {
-      error = {errno, std::generic_category()};
-    }
+    std::error_code error{errno != 0 ? errno : EIO, std::generic_category()};
+    if (file_) std::filesystem::rename(temporary_, path_, error);  // clears `error` when it succeeds
     if (!error) return Status::Ok();
     std::error_code ignored;
     std::filesystem::remove(temporary_, ignored);

@@ -23,7 +23,6 @@
 #ifndef ABACUS_PREDICTOR_FEATURES_H_
 #define ABACUS_PREDICTOR_FEATURES_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>

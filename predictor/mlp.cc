@@ -7,7 +7,6 @@
 namespace abacus {
 namespace {
 
-constexpr size_t kMaxLayers = 8;
 constexpr size_t kMaxInputs = 4096;
 
 // Written so that the compiler keeps a row of sums in vector registers; each instruction set gets its own copy.

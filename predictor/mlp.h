@@ -16,6 +16,7 @@
 
 namespace abacus {
 
+inline constexpr size_t kMaxLayers = 8;     // the output layer among them
 inline constexpr size_t kHiddenWidth = 64;  // of every hidden layer; a multiple of the widest vector
 
 struct MlpLayer {
@@ -36,7 +37,6 @@ class Mlp {
   static Result<Mlp> Create(std::vector<MlpLayer> layers);
 
   size_t inputs() const { return layers_.front().inputs; }
-  const std::vector<MlpLayer>& layers() const { return layers_; }
 
   void Start(HiddenSums* sums) const;  // the first layer's bias
   // Adds the share of inputs [first, first + columns.size()).

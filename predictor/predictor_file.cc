@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <boost/crc.hpp>
 #include <charconv>
-#include <cstring>
-#include <fstream>
-#include <sstream>
 
 #include "predictor/features.h"
 #include "predictor/profile_json.h"
+#include "predictor/whole_file.h"
 
 namespace abacus {
 namespace {
@@ -139,38 +137,13 @@ Result<PredictorFile> DecodePredictor(std::string_view bytes, const std::string&
 Status SavePredictor(const PredictorFile& predictor, const std::filesystem::path& path) {
   std::error_code error;
   if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), error);
-  // Never half a file under the final name: a controller may start at any moment.
-  const std::filesystem::path temporary = path.string() + ".new";
-  {
-    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    file << EncodePredictor(predictor);
-    file.close();
-    if (!file) {
-      const std::string why = std::strerror(errno);
-      std::filesystem::remove(temporary, error);
-      return {StatusCode::kUnavailable, temporary.string() + ": cannot be written: " + why};
-    }
-  }
-  std::filesystem::rename(temporary, path, error);
-  if (!error) return Status::Ok();
-  std::error_code ignored;
-  std::filesystem::remove(temporary, ignored);
-  return {StatusCode::kUnavailable, path.string() + ": cannot be written: " + error.message()};
+  return WriteWholeFile(path, EncodePredictor(predictor));
 }
 
 Result<PredictorFile> LoadPredictor(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return Error(StatusCode::kNotFound,
-                 path.string() + ": cannot be read (" + std::strerror(errno) + "); ./mps.sh train writes predictors");
-  }
-  std::error_code error;
-  if (std::filesystem::file_size(path, error) > kMaxBytes) {
-    return Error(StatusCode::kInvalidArgument, path.string() + ": too large for a predictor");
-  }
-  std::ostringstream bytes;
-  bytes << file.rdbuf();
-  return DecodePredictor(bytes.str(), path.string());
+  const Result<std::string> bytes = ReadWholeFile(path, kMaxBytes);
+  if (!bytes) return Error(bytes.error().code(), bytes.error().message() + "; ./mps.sh train writes predictors");
+  return DecodePredictor(*bytes, path.string());
 }
 
 }  // namespace abacus

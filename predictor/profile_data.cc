@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <sstream>
 
+#include "predictor/latency_model.h"
 #include "predictor/profile_json.h"
+#include "predictor/whole_file.h"
 
 namespace abacus {
 namespace {
@@ -14,7 +15,6 @@ using profile_json::json;
 using profile_json::ObjectReader;
 
 constexpr uint32_t kVersion = 1;
-constexpr size_t kMaxRanges = 16;
 constexpr size_t kMaxWarnings = 20;  // more say nothing new
 
 Status ReadSolo(const json& value, const std::string& where, ProfileData* data) {
@@ -49,7 +49,7 @@ Status ReadGroup(const json& value, const std::string& where, ProfileData* data)
   GroupSample group;
   reader.Integer("index", std::numeric_limits<uint64_t>::max() - 1, &group.index);
   reader.Integer("repetitions", 1u << 20, &group.repetitions);
-  const json* ranges = reader.Array("ranges", kMaxRanges);
+  const json* ranges = reader.Array("ranges", kMaxGroup);
   ABACUS_RETURN_IF_ERROR(reader.status());
   for (const json& entry : *ranges) {
     if (!entry.is_array() || entry.size() != 4 || !std::all_of(entry.begin(), entry.end(), [](const json& n) {
@@ -155,15 +155,9 @@ Result<ProfileData> ParseProfile(std::string_view text, const std::string& sourc
 }
 
 Result<ProfileData> ReadProfile(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return Error(StatusCode::kNotFound,
-                 path.string() + ": cannot be read (" + std::strerror(errno) + "); abacus-profile writes profiles");
-  }
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (file.bad()) return Error(StatusCode::kUnavailable, path.string() + ": " + std::strerror(errno));
-  return ParseProfile(text.str(), path.string());
+  const Result<std::string> text = ReadWholeFile(path);
+  if (!text) return Error(text.error().code(), text.error().message() + "; abacus-profile writes profiles");
+  return ParseProfile(*text, path.string());
 }
 
 Result<ProfileWriter> ProfileWriter::Create(const std::filesystem::path& path, const ProfileData& data) {
@@ -179,17 +173,16 @@ Result<ProfileWriter> ProfileWriter::Create(const std::filesystem::path& path, c
 }
 
 Result<ProfileWriter> ProfileWriter::Append(const std::filesystem::path& path) {
+  const Result<std::string> content = ReadWholeFile(path);
+  if (!content) return Error(content.error());
   std::error_code error;
-  {
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream text;
-    text << file.rdbuf();
-    const std::string content = text.str();
-    const size_t whole = content.rfind('\n') + 1;  // npos + 1 == 0
-    if (whole != content.size()) std::filesystem::resize_file(path, whole, error);
-  }
+  const size_t whole = content->rfind('\n') + 1;  // npos + 1 == 0
+  if (whole != content->size()) std::filesystem::resize_file(path, whole, error);
   std::ofstream file(path, std::ios::binary | std::ios::app);
-  if (!file || error) return Error(StatusCode::kUnavailable, path.string() + ": cannot be continued");
+  if (!file || error) {
+    return Error(StatusCode::kUnavailable, path.string() + ": cannot be continued: " +
+                                               (error ? error.message() : std::string(std::strerror(errno))));
+  }
   return ProfileWriter(path, std::move(file));
 }
 

@@ -198,9 +198,9 @@ attend() {
   shift
   setsid "$@" </dev/null &
   pid=$!
-  printf '%s %s\n' "$pid" "$(start_time_of "$pid")" >"$pid_file"
   # shellcheck disable=SC2064  # the pid of now
   trap "kill -TERM $pid 2>/dev/null || true" INT TERM
+  printf '%s %s\n' "$pid" "$(start_time_of "$pid")" >"$pid_file"
   while :; do
     wait "$pid" && ATTENDED_STATUS=0 || ATTENDED_STATUS=$?
     [[ -d /proc/$pid ]] || break

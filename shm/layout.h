@@ -132,11 +132,11 @@ struct WorkerBlock {
 // How well the latency model does, written by the scheduler thread.
 struct PredictorStats {
   std::array<char, 256> description{};  // which model predicts and, for a fallback, why; rewritten as workers come up
-  ShmAtomic<uint32_t> trained{0};       // 1: a trained predictor is in use
-  ShmAtomic<uint32_t> margin_ppm{0};    // safety margin now, millionths of the prediction
-  ShmAtomic<uint32_t> error_ppm{0};     // moving average of |actual / predicted - 1|, millionths
-  ShmAtomic<uint64_t> rounds{0};        // that completed and had a prediction
-  ShmAtomic<uint64_t> rounds_over{0};   // of these: took longer than prediction plus margin
+  ShmAtomic<uint32_t> trained{0};     // 1: a predictor file is loaded; `description` names the services it does not fit
+  ShmAtomic<uint32_t> margin_ppm{0};  // safety margin now, millionths of the prediction
+  ShmAtomic<uint32_t> error_ppm{0};   // moving average of |actual / predicted - 1|, millionths
+  ShmAtomic<uint64_t> rounds{0};      // that completed and had a prediction
+  ShmAtomic<uint64_t> rounds_over{0};       // of these: took longer than prediction plus margin
   ShmAtomic<uint64_t> rounds_untrained{0};  // of these: predicted by the additive model
   ShmAtomic<uint64_t> rounds_several{0};    // of these: with more than one range
 };

@@ -2,7 +2,7 @@
 //
 // CUDA's events give only differences between them, and only after a wait; this is a kernel of one thread that writes
 // the GPU's global timer (nanoseconds; the same for all processes on the GPU, unrelated to the host's clocks; it
-// advances in steps of up to a microsecond) to host memory. Costs about 1.5 us of the stream's time.
+// advances in steps of up to a microsecond) to host memory.
 //
 // The kernel is PTX text, compiled by the driver when it is loaded: the build needs no CUDA compiler.
 //

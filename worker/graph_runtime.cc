@@ -321,8 +321,8 @@ Status GraphRuntime::Enqueue(const RangeRequest& range, uint32_t sequence) {
     if (clock_) ABACUS_RETURN_IF_ERROR(clock_->Record(stream, &times.started_ns));
     if (range.first == 0) ABACUS_RETURN_IF_ERROR(CopyInputs(captured, range.tensors.inputs));
     ABACUS_RETURN_IF_ERROR(LaunchSlices(captured, range.first, range.last));
-    if (clock_) ABACUS_RETURN_IF_ERROR(clock_->Record(stream, &times.ended_ns));
     if (range.last == captured.ranges.operators) ABACUS_RETURN_IF_ERROR(CopyOutputs(captured, range.tensors.outputs));
+    if (clock_) ABACUS_RETURN_IF_ERROR(clock_->Record(stream, &times.ended_ns));
     if (memory_ops_) ABACUS_RETURN_IF_ERROR(memory_ops_->Write(stream, &device_mailbox_->ended, sequence));
     return Status::Ok();
   } catch (const std::exception& error) {

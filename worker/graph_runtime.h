@@ -13,7 +13,7 @@
 // the GPU.
 //
 // Slices: those of a binary tree over the intervals between cuts (see slice_tree.h) are instantiated at load; a range
-// is launched as a chain of them, about 1.5 us for each beyond the first. Nothing is instantiated while queries are
+// is launched as a chain of them. Nothing is instantiated while queries are
 // served.
 //
 // Start enqueues all of a range on the one stream, in this order: wait for the gate, copy the job's inputs to the

@@ -3,6 +3,11 @@
 #include <algorithm>
 
 namespace abacus {
+namespace {
+
+constexpr size_t kUsualChain = 16;  // a range of 256 intervals is 2 * 7 slices at most: one allocation
+
+}  // namespace
 
 SliceTree::SliceTree(std::span<const uint32_t> cuts) { Add(cuts); }
 
@@ -21,6 +26,7 @@ uint32_t SliceTree::Add(std::span<const uint32_t> cuts) {
 
 std::vector<uint32_t> SliceTree::Chain(uint32_t first, uint32_t last) const {
   std::vector<uint32_t> chain;
+  chain.reserve(kUsualChain);
   if (slices_.empty() || first < slices_[0].first || first >= last || last > slices_[0].last ||
       !Append(0, first, last, &chain)) {
     chain.clear();

@@ -68,10 +68,14 @@ Evaluation Evaluate(const Dataset& dataset, std::span<const uint32_t> test, cons
   for (const auto& [size, rows] : of_size) evaluation.by_size[size] = FiguresOf(rows);
   evaluation.overall = FiguresOf(evaluation.rows);
   evaluation.folds = std::move(folds);
-  const auto count = static_cast<double>(evaluation.folds.size());
-  for (const FoldResult& fold : evaluation.folds) evaluation.folds_mean += fold.mape / count;
+  std::vector<double> errors;
   for (const FoldResult& fold : evaluation.folds) {
-    if (count > 1) evaluation.folds_deviation += std::pow(fold.mape - evaluation.folds_mean, 2) / (count - 1);
+    if (fold.samples > 0) errors.push_back(fold.mape);  // with few samples some of many folds are empty
+  }
+  const auto count = static_cast<double>(errors.size());
+  for (const double error : errors) evaluation.folds_mean += error / count;
+  for (const double error : errors) {
+    if (count > 1) evaluation.folds_deviation += std::pow(error - evaluation.folds_mean, 2) / (count - 1);
   }
   evaluation.folds_deviation = std::sqrt(evaluation.folds_deviation);
   return evaluation;

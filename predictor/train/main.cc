@@ -42,7 +42,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 64));
   app.add_option("--hidden-layers", options.recipe.hidden_layers, "of the network, 64 wide each")
       ->capture_default_str()
-      ->check(CLI::Range(1, 8));
+      ->check(CLI::Range(size_t{1}, abacus::kMaxLayers - 1));
   app.add_option("--folds", options.dataset.folds, "of the cross validation; 0: none")
       ->capture_default_str()
       ->check(CLI::Range(2, 100) | CLI::IsMember({0}));

@@ -7,6 +7,8 @@
 #include <system_error>
 #include <utility>
 
+#include "predictor/whole_file.h"
+
 namespace abacus {
 namespace {
 
@@ -66,14 +68,7 @@ std::optional<Fit> WorkDir::Load(const std::string& stage) const {
 }
 
 Status WorkDir::Save(const std::string& stage, const Fit& fit) const {
-  const std::filesystem::path path = FileOf(stage), temporary = path.string() + ".new";
-  std::ofstream file(temporary);
-  file << json{{"key", key_}, {"fit", ToJson(fit)}}.dump();
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(temporary, path, error);
-  if (!file || error) return {StatusCode::kUnavailable, path.string() + ": cannot be written"};
-  return Status::Ok();
+  return WriteWholeFile(FileOf(stage), json{{"key", key_}, {"fit", ToJson(fit)}}.dump());
 }
 
 void WorkDir::Remove() const {

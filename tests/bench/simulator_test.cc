@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <regex>
 
 #include "predictor/features.h"
 
@@ -147,6 +148,8 @@ TEST(SimulateProgram, PrintsATableATimelineAndWritesFigures) {
   const std::string figures = read(csv), shown = read(out);
   EXPECT_EQ(std::count(figures.begin(), figures.end(), '\n'), 5) << figures;
   EXPECT_THAT(shown, testing::HasSubstr("predicted  long"));
+  // A round stands in one line with what ran in it.
+  EXPECT_TRUE(std::regex_search(shown, std::regex("\n +1 +0\\.000 .*b[0-9]+ \\[0, "))) << shown;
   EXPECT_NE(std::system((program + " --models nobody >" + out + " 2>&1").c_str()), 0);
   EXPECT_THAT(read(out), testing::HasSubstr("no model \"nobody\"; it has long short"));
   for (const std::string& path : {predictor, csv, out}) unlink(path.c_str());

@@ -68,14 +68,6 @@ TEST_F(PoliciesTest, SjfCountsOnlyWhatIsLeft) {
   EXPECT_THAT(Next("sjf"), ElementsAre(nearly_done));
 }
 
-TEST_F(PoliciesTest, BaselinesRunOneJobAtATime) {
-  Job* running = Wait(0, 1, 1, 1);
-  waiting_[0].clear();
-  views_[0].running = running;
-  Wait(1, 10, 100, 1000);
-  for (const char* policy : {"fcfs", "sjf", "edf"}) EXPECT_THAT(Next(policy), IsEmpty()) << policy;
-}
-
 TEST_F(PoliciesTest, FreeKeepsEveryIdleWorkerBusy) {
   Job* running = Wait(0, 1, 1, 1);
   waiting_[0].clear();

@@ -55,7 +55,7 @@ TEST(Lifecycle, SigtermAnswersWhatIsInFlightAndLeavesNothing) {
 }
 
 TEST(Lifecycle, AnEndOfPatienceStillAnswersEverything) {
-  ControllerProcess::Options options = FakeServices("fcfs", 2'000'000);
+  ControllerProcess::Options options = FakeServices("fcfs", 1'500'000);
   options.server += "drain_timeout_ms = 50\n";
   ControllerProcess controller(options);
   ASSERT_EQ(controller.error(), "");
@@ -176,7 +176,11 @@ TEST(Lifecycle, Sigusr1WritesTheTraceAndNothingElseChanges) {
 }
 
 TEST(Lifecycle, ATraceCanBeAskedForWhileDraining) {
-  ControllerProcess controller(FakeServices("fcfs", 5'000'000));
+  ControllerProcess::Options options = FakeServices("fcfs", 10'000'000);
+  options.server += "drain_timeout_ms = 600000\n";
+  constexpr std::string_view kRoundTimeout = "round_timeout_ms = 2000";
+  options.config.replace(options.config.find(kRoundTimeout), kRoundTimeout.size(), "round_timeout_ms = 600000");
+  ControllerProcess controller(options);
   ASSERT_EQ(controller.error(), "");
   const auto client = ConnectTo(controller.tcp());
   auto accepted = SubmitAccepted(controller, client.get(), 4);
@@ -187,7 +191,7 @@ TEST(Lifecycle, ATraceCanBeAskedForWhileDraining) {
       kPatienceMs, [&] { return std::filesystem::exists(controller.directory() / controller.name() / "trace.json"); }));
   EXPECT_THAT(controller.Log(), testing::Not(testing::HasSubstr("second signal")));
   controller.Signal(SIGTERM);  // this one ends the waiting
-  EXPECT_EQ(controller.WaitExit(15), 0) << "not the 20 s that the queries take";
+  EXPECT_EQ(controller.WaitExit(30), 0) << "not the 40 s that the queries take";
   EXPECT_THAT(controller.Log(), testing::HasSubstr("second signal"));
 }
 

@@ -226,7 +226,7 @@ TEST_F(PredictorFileTest, SaysWhichFileCannotBeReadOrWritten) {
   EXPECT_FALSE(fs::exists(directory_ / "folder.new"));
   std::ofstream(directory_ / "file") << "x";
   const Status below_file = SavePredictor(test::SmallPredictor(), directory_ / "file" / "x.predictor");
-  EXPECT_THAT(below_file.message(), HasSubstr("x.predictor.new: cannot be written"));
+  EXPECT_THAT(below_file.message(), HasSubstr("x.predictor: cannot be written: Not a directory"));
 }
 
 }  // namespace

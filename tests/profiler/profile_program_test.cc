@@ -207,8 +207,8 @@ TEST_F(ProfileProgramTest, ADeadWorkerDuringSoloTimesIsMeasuredAgain) {
 
 // Its next process loads longer than a round may take: nobody may count on it meanwhile.
 TEST_F(ProfileProgramTest, AHungWorkerCostsItsGroupAndNoOther) {
-  WriteModel("text", 1.5e6);
-  Start({"--groups", "400", "--repetitions", "1", "--set", "worker.round_timeout_ms=1000"});
+  WriteModel("text", 6e6);
+  Start({"--groups", "400", "--repetitions", "1", "--set", "worker.round_timeout_ms=5000"});
   ASSERT_TRUE(AwaitLines("group", 3)) << Log();
   const pid_t victim = WorkerPid(1);
   ASSERT_GT(victim, 0);

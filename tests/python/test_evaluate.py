@@ -69,3 +69,21 @@ def test_gaps_are_those_of_the_gpu():
     broken = trace_of([4, 5, 7])
     broken["traceEvents"][2]["ts"] += 50  # the second round began later: the GPU had nothing to do
     assert round_gaps.gaps_us(broken) == []
+
+
+def test_rows_of_other_settings_are_not_mixed(tmp_path):
+    (tmp_path / "p").write_bytes(b"predictor")
+    common = ["--config", "c.toml", "--predictor", str(tmp_path / "p"), "--out", str(tmp_path)]
+    settings = tmp_path / "settings.json"
+    evaluate.check_settings(settings, evaluate.parse(common))
+    evaluate.check_settings(settings, evaluate.parse([*common, "--loads", "0.5"]))
+    with pytest.raises(SystemExit, match="begun with another seconds, seed"):
+        evaluate.check_settings(settings, evaluate.parse([*common, "--seed", "2", "--seconds", "9"]))
+    (tmp_path / "p").write_bytes(b"another")
+    with pytest.raises(SystemExit, match="another predictor"):
+        evaluate.check_settings(settings, evaluate.parse(common))
+
+
+def test_a_batch_size_without_a_bucket_is_an_error():
+    with pytest.raises(SystemExit, match="b has no bucket of the batch sizes"):
+        evaluate.mix_of({"a": [(1, 0, 1.0)], "b": [(2, 0, 1.0)]}, ("a", "b"), [1], 2)
