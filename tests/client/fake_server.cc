@@ -16,6 +16,7 @@ void FakeServer::Echo(FakeServer& server, const Incoming& query) {
 
 FakeServer::FakeServer(Handler handler, const std::string& endpoint) : handler_(std::move(handler)) {
   socket_.set(zmq::sockopt::linger, 0);
+  socket_.set(zmq::sockopt::sndhwm, 0);  // as the real server: at the default of 1000 a ROUTER drops replies
   socket_.bind(endpoint);
   address_ = socket_.get(zmq::sockopt::last_endpoint);
   thread_ = std::thread([this] { Run(); });
