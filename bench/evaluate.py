@@ -1,7 +1,7 @@
 """Serves pairs of models under each policy and measures QoS violations and latencies over a load sweep.
 
     bench/evaluate.py --bin build/bin --config configs/seven.toml --predictor profiles/seven.predictor \
-        --pairs resnet50+bert,vgg16+resnet152 --batches 1 --out results
+        --sweep resnet50+bert,vgg16+resnet152:1:0.8,0.9,1.0,1.1,1.2,1.3 --sweep resnet50+bert:all:0.5,0.6,0.7 --out results
 
 One controller a policy, all models loaded; every policy gets the same seeded arrivals. A load of 1 is the rate at which
 the GPU, running one query after another, is always busy; the latency target is --qos-factor times the solo time of the
@@ -19,11 +19,13 @@ import pathlib
 import subprocess
 import sys
 import time
+import typing
 
 COLUMNS = [
     "pair", "batches", "load", "rate_per_s", "qos_us", "policy", "sent", "in_time", "violation", "late", "rejected",
     "lost", "p50_us", "p99_us", "goodput_per_s", "rounds", "rounds_several", "rounds_over", "margin",
 ]  # fmt: skip
+ALONE = ("fcfs", "sjf", "edf")  # policies that run one query at a time
 
 
 def read_solo(path):
@@ -50,13 +52,31 @@ def mix_of(solo, pair, batches, qos_factor):
 
 
 def highest_load(rows, policy, limit=0.01):
-    """The highest load up to which the policy keeps violations within the limit at every load; 0: at none."""
-    highest = 0.0
+    """The load up to which the policy keeps violations within the limit at every load; 0: at none.
+
+    Between the last load within the limit and the first beyond it, where a straight line between them crosses it:
+    violations grow ever faster, so the true one is a little higher.
+    """
+    load, share = 0.0, 0.0
     for row in sorted((r for r in rows if r["policy"] == policy), key=lambda r: float(r["load"])):
-        if float(row["violation"]) > limit:
-            break
-        highest = float(row["load"])
-    return highest
+        next_load, next_share = float(row["load"]), float(row["violation"])
+        if next_share > limit:
+            return load + (next_load - load) * (limit - share) / (next_share - share) if load else 0.0
+        load, share = next_load, next_share
+    return load
+
+
+def violation_ratios(rows, least=0.02):
+    """{load: violations of abacus over those of the best of ALONE}, where the best has at least `least`."""
+    by_load = {}
+    for row in rows:
+        by_load.setdefault(float(row["load"]), {})[row["policy"]] = float(row["violation"])
+    ratios = {}
+    for load, shares in sorted(by_load.items()):
+        alone = [shares[policy] for policy in ALONE if policy in shares]
+        if "abacus" in shares and alone and min(alone) >= least:
+            ratios[load] = shares["abacus"] / min(alone)
+    return ratios
 
 
 class Controller:
@@ -107,10 +127,11 @@ class Controller:
 
 
 def load_once(options, controller, pair, batches, rate, qos_us):
+    """Columns of one row: a load at `rate` queries a second."""
     before = controller.predictor()
     command = [
         f"{options.bin}/abacus-client", "--json", "load", "--address", f"tcp://127.0.0.1:{options.port}",
-        "--rate", str(rate), "--seconds", str(options.seconds), "--seed", str(options.seed), "--qos-us",
+        "--rate", str(rate), "--seconds", str(round(options.queries / rate, 3)), "--seed", str(options.seed), "--qos-us",
         str(round(qos_us)), "--payload" if options.payload else "--no-payload",
     ]  # fmt: skip
     for model in pair:
@@ -136,18 +157,25 @@ def load_once(options, controller, pair, batches, rate, qos_us):
     }
 
 
+def by_mix(rows):
+    """Pairs of (pair, batches) and their rows."""
+    key = lambda row: (row["pair"], row["batches"])  # noqa: E731
+    return [(mix, list(group)) for mix, group in itertools.groupby(sorted(rows, key=key), key=key)]
+
+
 def summary(rows):
-    """Lines of text: per pair and batch sizes, the highest load each policy carries."""
-    yield f"{'pair':<28} {'batches':<10} highest load with at most 1 % violations"
-    for (pair, batches), group in itertools.groupby(
-        sorted(rows, key=lambda r: (r["pair"], r["batches"])), key=lambda r: (r["pair"], r["batches"])
-    ):
-        group = list(group)
+    """Lines of text: per pair and batch sizes, the highest load each policy carries and what abacus gains."""
+    yield f"{'pair':<28} {'batches':<10} load with 1 % violations; violations of abacus / best of {', '.join(ALONE)} at a load"
+    for (pair, batches), group in by_mix(rows):
         highest = {policy: highest_load(group, policy) for policy in sorted({r["policy"] for r in group})}
-        alone = max((highest.get(p, 0) for p in ("fcfs", "sjf", "edf")), default=0)
+        alone = max((highest.get(p, 0) for p in ALONE), default=0)
         text = "  ".join(f"{policy} {load:.2f}" for policy, load in highest.items())
-        gain = f"  abacus / best of fcfs, sjf, edf: {highest['abacus'] / alone:.2f}" if alone and "abacus" in highest else ""
-        yield f"{pair:<28} {batches:<10} {text}{gain}"
+        gain = f"  gain {highest['abacus'] / alone:.2f}" if alone and "abacus" in highest else ""
+        ratios = " ".join(f"{load}: {ratio:.2f}" for load, ratio in violation_ratios(group).items())
+        yield f"{pair:<28} {batches:<10} {text}{gain}; {ratios}"
+    rounds, over = (sum(int(r[key]) for r in rows if r["policy"] == "abacus") for key in ("rounds", "rounds_over"))
+    if rounds:
+        yield f"rounds of abacus that took longer than predicted plus margin: {over} of {rounds} ({100 * over / rounds:.2f} %)"
 
 
 def parse(arguments):
@@ -155,11 +183,14 @@ def parse(arguments):
     parser.add_argument("--bin", default="build/bin", help="folder of the programs")
     parser.add_argument("--config", required=True, help="configuration with the models as services of the same names")
     parser.add_argument("--predictor", required=True)
-    parser.add_argument("--pairs", default="all", help="A+B,C+D or all")
-    parser.add_argument("--batches", default="all", help="batch sizes that are asked for: 1,2,4 or all")
-    parser.add_argument("--loads", default="0.6,0.8,0.9,1.0,1.1,1.2,1.3,1.4")
+    parser.add_argument(
+        "--sweep", action="append", default=[], metavar="PAIRS:BATCHES:LOADS",
+        help="A+B,C+D or all; the batch sizes that are asked for, 1,2 or all; repeatable"
+        " (default: all:all:0.4,0.5,0.6,0.7,0.8,0.9,1.0)",
+    )  # fmt: skip
+    parser.add_argument("--stop-above", type=float, default=0.1, help="violations beyond which no higher load is tried")
     parser.add_argument("--policies", default="fcfs,sjf,edf,free,abacus")
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--queries", type=int, default=4000, help="at each load, on average")
     parser.add_argument("--qos-factor", type=float, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--payload", action="store_true", help="send tensors, too")
@@ -174,7 +205,7 @@ def check_settings(path, options):
     settings = {
         "config": pathlib.Path(options.config).name,
         "predictor": hashlib.sha256(pathlib.Path(options.predictor).read_bytes()).hexdigest(),
-        **{key: getattr(options, key) for key in ("seconds", "qos_factor", "seed", "payload", "set")},
+        **{key: getattr(options, key) for key in ("queries", "qos_factor", "seed", "payload", "set")},
     }
     if not path.exists():
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -183,54 +214,92 @@ def check_settings(path, options):
         sys.exit(f"evaluate: {path.parent} was begun with another {', '.join(different)}: use another --out")
 
 
+class Sweep(typing.NamedTuple):
+    pairs: list
+    batches: list | None  # None: all
+    batches_text: str
+    loads: list
+
+
+def parse_sweep(text, models):
+    """A Sweep from PAIRS:BATCHES:LOADS; ends the program if it is not one."""
+    try:
+        pairs, batches, loads = text.split(":")
+        chosen = [tuple(p.split("+")) for p in pairs.split(",")] if pairs != "all" else list(itertools.combinations(models, 2))
+        sizes = None if batches == "all" else [int(b) for b in batches.split(",")]
+        sweep = Sweep(chosen, sizes, batches, sorted(float(load) for load in loads.split(",")))
+    except ValueError:
+        sys.exit(f"evaluate: --sweep {text}: expected PAIRS:BATCHES:LOADS, as in resnet50+bert:1:0.9,1.0,1.1")
+    for model in itertools.chain(*sweep.pairs):
+        if model not in models:
+            sys.exit(f"evaluate: the predictor has no model {model}; it has {', '.join(models)}")
+    return sweep
+
+
+class Results:
+    """OUT/serving.csv: what was measured before, and rows as they come."""
+
+    def __init__(self, path):
+        self.rows = []
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                self.rows = list(csv.DictReader(file))
+        self.file = open(path, "a", newline="", encoding="utf-8")
+        self.writer = csv.DictWriter(self.file, COLUMNS)
+        if self.file.tell() == 0:
+            self.writer.writeheader()
+
+    def find(self, pair, batches, load, policy):
+        key = (pair, batches, load, policy)
+        return next((r for r in self.rows if (r["pair"], r["batches"], float(r["load"]), r["policy"]) == key), None)
+
+    def add(self, row):
+        self.writer.writerow(row)
+        self.file.flush()
+        self.rows.append({key: str(value) for key, value in row.items()})
+
+
+def missing(results, sweep, pair, policy, stop_above):
+    """Loads of the sweep that have no row yet, up to the first that has too many violations; lazily."""
+    for load in sweep.loads:
+        row = results.find("+".join(pair), sweep.batches_text, load, policy)
+        if row is None:
+            yield load
+            row = results.find("+".join(pair), sweep.batches_text, load, policy)
+        if row is None or float(row["violation"]) > stop_above:
+            return
+
+
 def main(arguments):
     options = parse(arguments)
     solo = read_solo(options.predictor)
-    pairs = [p.split("+") for p in options.pairs.split(",")] if options.pairs != "all" else itertools.combinations(solo, 2)
-    pairs = [tuple(pair) for pair in pairs]
-    for model in itertools.chain(*pairs):
-        if model not in solo:
-            sys.exit(f"evaluate: the predictor has no model {model}; it has {', '.join(solo)}")
-    batches = None if options.batches == "all" else [int(b) for b in options.batches.split(",")]
-    mixes = {pair: mix_of(solo, pair, batches, options.qos_factor) for pair in pairs}
-    pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
-    check_settings(pathlib.Path(options.out) / "settings.json", options)
-    path = pathlib.Path(options.out) / "serving.csv"
-    rows = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    done = {(r["pair"], r["batches"], float(r["load"]), r["policy"]) for r in rows}
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if file.tell() == 0:
-            writer.writeheader()
-        for policy in options.policies.split(","):
-            jobs = [
-                (pair, load)
-                for pair in pairs
-                for load in map(float, options.loads.split(","))
-                if ("+".join(pair), options.batches, load, policy) not in done
-            ]
-            if not jobs:
-                continue
-            with Controller(options, policy) as controller:
-                for number, (pair, load) in enumerate(jobs, 1):
-                    mean_us, qos_us = mixes[pair]
+    sweeps = [parse_sweep(text, list(solo)) for text in options.sweep or ["all:all:0.4,0.5,0.6,0.7,0.8,0.9,1.0"]]
+    mixes = {(pair, s.batches_text): mix_of(solo, pair, s.batches, options.qos_factor) for s in sweeps for pair in s.pairs}
+    out = pathlib.Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    check_settings(out / "settings.json", options)
+    results = Results(out / "serving.csv")
+    for policy in options.policies.split(","):
+        curves = [(sweep, pair) for sweep in sweeps for pair in sweep.pairs]
+        if not any(any(missing(results, sweep, pair, policy, options.stop_above)) for sweep, pair in curves):
+            continue
+        with Controller(options, policy) as controller:
+            for number, (sweep, pair) in enumerate(curves, 1):
+                mean_us, qos_us = mixes[pair, sweep.batches_text]
+                for load in missing(results, sweep, pair, policy, options.stop_above):
                     row = {
-                        "pair": "+".join(pair), "batches": options.batches, "load": load, "policy": policy,
+                        "pair": "+".join(pair), "batches": sweep.batches_text, "load": load, "policy": policy,
                         "rate_per_s": round(load * 1e6 / mean_us, 1), "qos_us": round(qos_us),
                     }  # fmt: skip
-                    row |= load_once(options, controller, pair, batches, row["rate_per_s"], qos_us)
-                    writer.writerow(row)
-                    file.flush()
-                    rows.append({key: str(value) for key, value in row.items()})
+                    row |= load_once(options, controller, pair, sweep.batches, row["rate_per_s"], qos_us)
+                    results.add(row)
                     print(
-                        f"{policy} {number}/{len(jobs)}  {row['pair']} load {load}: {100 * row['violation']:.2f} % violated,"
-                        f" p99 {row['p99_us'] / 1000:.2f} ms, {row['rounds_over']} of {row['rounds']} rounds over",
+                        f"{policy} {number}/{len(curves)}  {row['pair']} batch {sweep.batches_text} load {load}:"
+                        f" {100 * row['violation']:.2f} % violated, p99 {row['p99_us'] / 1000:.2f} ms,"
+                        f" {row['rounds_over']} of {row['rounds']} rounds over",
                         flush=True,
                     )
-    print("\n".join(summary(rows)))
+    print("\n".join(summary(results.rows)))
 
 
 if __name__ == "__main__":

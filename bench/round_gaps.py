@@ -21,7 +21,8 @@ def gaps_us(trace):
     for event in trace["traceEvents"]:
         name = event.get("name", "")
         if event.get("ph") == "X" and name.startswith("round ") and "actual_us" in event.get("args", {}):
-            rounds[int(name.split()[1])] = (event["ts"], event["ts"] + event["dur"], event["args"]["ranges"])
+            # Twice in the trace, as predicted and as it was: the length is that of the argument, not of the event.
+            rounds[int(name.split()[1])] = (event["ts"], event["ts"] + event["args"]["actual_us"], event["args"]["ranges"])
     gaps = []
     for number, (begin, _, count) in sorted(rounds.items()):
         before = rounds.get(number - 1)

@@ -240,8 +240,10 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   QueryTable table(kSlots);
   QueryChannel channel(kSlots);
   IgnoreControl control;
-  SchedulerLoop loop(config, region->get(), &table, &channel, std::move(*policy), ServicePredictor::Use(file), &control,
-                     [] {});
+  uint64_t now_ns = kStartNs;
+  SchedulerLoop loop(
+      config, region->get(), &table, &channel, std::move(*policy), ServicePredictor::Use(file), &control, [] {},
+      [&now_ns] { return now_ns; });
   for (uint32_t s = 0; s < config.services.size(); ++s) {
     PublishRanges(file.subject, file.subject.models[options.models[s]], &(*region)->worker(s));
     loop.Post({WorkerEvent::kUp, s, {}});
@@ -258,7 +260,7 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
 
   const PredictorStats& stats = (*region)->header().predictor;
   SimResult result;
-  uint64_t now_ns = kStartNs, busy_ns = 0;
+  uint64_t busy_ns = 0;
   size_t next_arrival = 0, answered = 0;
   uint64_t wake_ns = now_ns;
   while (answered < arrivals.size()) {

@@ -29,7 +29,7 @@ uint64_t RemainingNs(const Job& job, const LatencyModel& model) {
 
 SchedulerLoop::SchedulerLoop(const Config& config, Region* region, QueryTable* table, QueryChannel* channel,
                              std::unique_ptr<Policy> policy, ServicePredictor predictor, WorkerControl* control,
-                             std::function<void()> wake_front_end)
+                             std::function<void()> wake_front_end, std::function<uint64_t()> clock)
     : config_(config),
       region_(region),
       table_(*table),
@@ -37,10 +37,12 @@ SchedulerLoop::SchedulerLoop(const Config& config, Region* region, QueryTable* t
       policy_(std::move(policy)),
       control_(control),
       wake_front_end_(std::move(wake_front_end)),
+      clock_(std::move(clock)),
       bell_(&region->header().controller_bell),
       services_(config.services.size()),
       views_(config.services.size()),
       predictor_(std::move(predictor)),
+      latency_(&predictor_.model()),
       margin_(config.scheduler.margin.value_or(predictor_.StartMargin())),
       gate_(&region->header().gate),
       lead_ns_(config.scheduler.lead_us * kNsPerUs),
@@ -288,23 +290,31 @@ void SchedulerLoop::StartRound(uint64_t now_ns) {
 }
 
 void SchedulerLoop::RecordRound(const Round& round, uint64_t now_ns) {
+  const uint64_t actual_ns = now_ns - round.started_ns;
+  const uint64_t predicted_ns = round.end_ns() - round.started_ns;
   trace_.Add({.kind = TraceEvent::kRound,
               .trained = round.predicted.trained,
               .ranges = round.ranges,
               .round = round.number,
               .begin_ns = round.started_ns,
               .end_ns = now_ns,
-              .predicted_ns = round.predicted.ns,
+              .predicted_ns = predicted_ns,
               .margin = round.margin});
   if (round.disturbed || round.predicted.ns == 0) return;
   PredictorStats& stats = region_->header().predictor;
-  const bool over = margin_.Record(round.predicted.ns, now_ns - round.started_ns, round.margin);
+  const bool over = margin_.Record(predicted_ns, actual_ns, round.margin);
+  round.ahead ? latency_.Record(round.ranges, round.predicted, actual_ns)
+              : latency_.RecordStart(round.predicted, actual_ns);
   BumpOwned(stats.rounds);
   if (over) BumpOwned(stats.rounds_over);
   if (!round.predicted.trained) BumpOwned(stats.rounds_untrained);
   if (round.ranges > 1) BumpOwned(stats.rounds_several);
   stats.margin_ppm.store(static_cast<uint32_t>(margin_.share() * 1e6), std::memory_order_relaxed);
   stats.error_ppm.store(static_cast<uint32_t>(margin_.error() * 1e6), std::memory_order_relaxed);
+  for (size_t i = 0; i < CorrectedModel::kSizes; ++i) {
+    stats.factor_ppm[i].store(static_cast<uint32_t>(latency_.factors()[i] * 1e6), std::memory_order_relaxed);
+  }
+  stats.start_ns.store(latency_.start_ns(), std::memory_order_relaxed);
 }
 
 size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
@@ -357,7 +367,7 @@ bool SchedulerLoop::Abandon(Job* job, uint64_t start_ns, uint64_t now_ns) {
         now_ns);
     return true;
   }
-  const uint64_t remaining_ns = RemainingNs(*job, predictor_.model());
+  const uint64_t remaining_ns = RemainingNs(*job, latency_);
   if (start_ns + remaining_ns > job->deadline_ns) {
     const uint64_t predicted_ns = start_ns - job->arrival_ns + remaining_ns;
     FinishWaiting(job, StatusCode::kDeadlineUnreachable,
@@ -414,7 +424,7 @@ bool SchedulerLoop::TakeSnapshot(uint64_t start_ns, Snapshot* snapshot) {
     views_[i] = {service.serving, running ? service.link.sent().front().tag.job : nullptr, service.queue.waiting()};
     any_waiting |= service.serving && !views_[i].waiting.empty();
   }
-  *snapshot = {start_ns, views_, &predictor_.model(), margin_.share()};
+  *snapshot = {start_ns, views_, &latency_, margin_.share()};
   return any_waiting;
 }
 
@@ -427,7 +437,7 @@ bool SchedulerLoop::AbandonHopeless(const Plan& plan, uint64_t start_ns, uint64_
 size_t SchedulerLoop::PlanRound(uint64_t now_ns) {
   const bool ahead = running_.number != 0;
   if (next_.number != 0 || (ahead && now_ns + lead_ns_ < running_.end_ns())) return 0;
-  const uint64_t start_ns = ahead ? std::max(now_ns, running_.end_ns()) : now_ns;
+  const uint64_t start_ns = ahead ? std::max(now_ns, running_.end_ns()) : now_ns + latency_.start_ns();
   Snapshot snapshot;
   Plan plan;
   do {
@@ -444,14 +454,16 @@ size_t SchedulerLoop::PlanRound(uint64_t now_ns) {
   round.number = ++rounds_;
   round.gate = std::max(1u, gate_.value() + 1);  // 0 means no gate
   round.margin = snapshot.margin;
-  round.predicted = predictor_.model().Predict({group.data(), group.size()});
+  round.ahead = ahead;
+  round.start_cost_ns = ahead ? 0 : latency_.start_ns();
+  round.predicted = latency_.Predict({group.data(), group.size()});
   for (const Assignment& assignment : plan.assignments) {
     if (Dispatch(assignment, round, now_ns)) ++round.pending;
   }
   round.ranges = round.pending;
   round.disturbed = round.pending < plan.assignments.size();
   next_ = round;
-  if (!ahead) StartRound(now_ns);
+  if (!ahead) StartRound(clock_());  // planning is not part of the round
   return round.ranges;
 }
 
@@ -511,7 +523,7 @@ void SchedulerLoop::FinishWaiting(Job* job, StatusCode code, const std::string& 
 
 void SchedulerLoop::FinishJob(Job* job, StatusCode code, const std::string& message, uint64_t now_ns) {
   const OperatorRange whole{job->service, job->bucket, 0, job->operators};
-  const uint64_t predicted_ns = predictor_.model().PredictNs(whole);
+  const uint64_t predicted_ns = latency_.PredictNs(whole);
   for (const uint32_t slot : job->queries) {
     protocol::Timing& timing = table_[slot].timing;
     const uint64_t left_queue_ns = job->first_sent_ns != 0 ? job->first_sent_ns : now_ns;

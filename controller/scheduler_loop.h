@@ -39,6 +39,8 @@
 #include "controller/worker_events.h"
 #include "controller/worker_link.h"
 #include "controller/worker_ranges.h"
+#include "predictor/corrected_model.h"
+#include "shm/clock.h"
 #include "shm/doorbell.h"
 #include "shm/gate.h"
 #include "shm/region.h"
@@ -49,7 +51,7 @@ class SchedulerLoop : public WorkerListener {
  public:
   SchedulerLoop(const Config& config, Region* region, QueryTable* table, QueryChannel* channel,
                 std::unique_ptr<Policy> policy, ServicePredictor predictor, WorkerControl* control,
-                std::function<void()> wake_front_end);
+                std::function<void()> wake_front_end, std::function<uint64_t()> clock = MonotonicNs);
 
   // One iteration at time `now_ns`. Returns how many events it handled.
   size_t DoWork(uint64_t now_ns);
@@ -71,9 +73,11 @@ class SchedulerLoop : public WorkerListener {
     uint32_t ranges = 0;
     bool disturbed = false;  // a range failed or a worker died: its time says nothing about the predictor
     uint64_t started_ns = 0;
+    bool ahead = false;  // its commands were sent while the round before it ran
     Prediction predicted;
     double margin = 0;
-    uint64_t end_ns() const { return started_ns + predicted.ns; }
+    uint64_t start_cost_ns = 0;  // expected beyond `predicted`: it began on an idle GPU
+    uint64_t end_ns() const { return started_ns + start_cost_ns + predicted.ns; }
   };
   struct SentRange {
     Job* job = nullptr;
@@ -136,11 +140,13 @@ class SchedulerLoop : public WorkerListener {
   const std::unique_ptr<Policy> policy_;
   WorkerControl* const control_;
   const std::function<void()> wake_front_end_;
+  const std::function<uint64_t()> clock_;  // of `now_ns`
   Doorbell bell_;
 
   std::vector<Service> services_;
   std::vector<ServiceView> views_;  // scratch of PlanAndDispatch
   ServicePredictor predictor_;
+  CorrectedModel latency_;  // predictor_'s model, corrected by the rounds so far
   AdaptiveMargin margin_;
   Gate gate_;
   Round running_;  // number 0: the GPU is idle

@@ -37,7 +37,7 @@ struct PredictorFile {
   uint64_t samples = 0;  // that it was trained on
   // Held-out error: of |predicted / measured - 1| ...
   double mape = 0;
-  // ... and of measured / predicted - 1, at the quantiles 0, 0.01, .., 1: the margin starts from it, and the simulator
+  // ... and of measured / predicted - 1, at the quantiles 0, 0.001, .., 1: the margin starts from it, and the simulator
   // draws from it.
   std::vector<double> residuals;
 };

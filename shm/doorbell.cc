@@ -23,18 +23,23 @@ void Doorbell::Ring() {
 }
 
 void Doorbell::Wait(uint32_t ticket, uint64_t timeout_ns, uint64_t spin_ns) {
+  uint64_t left_ns = timeout_ns;
   if (spin_ns > 0) {
-    const uint64_t end_ns = MonotonicNs() + spin_ns;
+    const uint64_t begin_ns = MonotonicNs();
+    uint64_t spun_ns = 0;
     do {
       for (int i = 0; i < 32; ++i) {
         if (word_->value.load(std::memory_order_acquire) != ticket) return;
         CpuRelax();
       }
-    } while (MonotonicNs() < end_ns);
+      spun_ns = MonotonicNs() - begin_ns;
+      if (spun_ns >= timeout_ns) return;
+    } while (spun_ns < spin_ns);
+    left_ns -= spun_ns;
   }
   word_->waiting.store(1, std::memory_order_seq_cst);
   if (word_->value.load(std::memory_order_seq_cst) == ticket) {
-    timespec timeout{static_cast<time_t>(timeout_ns / kNsPerSecond), static_cast<long>(timeout_ns % kNsPerSecond)};
+    timespec timeout{static_cast<time_t>(left_ns / kNsPerSecond), static_cast<long>(left_ns % kNsPerSecond)};
     // FUTEX_WAIT counts a relative timeout on the monotonic clock. Spurious and early returns are the caller's loop.
     syscall(SYS_futex, RawWord(&word_->value), FUTEX_WAIT, ticket, &timeout, nullptr, 0);
   }

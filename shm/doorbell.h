@@ -24,7 +24,7 @@ class Doorbell {
 
   void Ring();
   uint32_t Ticket() const { return word_->value.load(std::memory_order_acquire); }
-  // Returns when rung since `ticket`, or after `timeout_ns`, or spuriously. Spins `spin_ns` first.
+  // Returns when rung since `ticket`, or after `timeout_ns`, or spuriously. Spins for the first `spin_ns` of that.
   void Wait(uint32_t ticket, uint64_t timeout_ns, uint64_t spin_ns);
 
  private:

@@ -22,7 +22,7 @@
 namespace abacus {
 
 inline constexpr uint64_t kSegmentMagic = 0x3153554341424153;  // "SABACUS1", read as little endian
-inline constexpr uint32_t kLayoutVersion = 2;
+inline constexpr uint32_t kLayoutVersion = 3;
 inline constexpr size_t kMaxWorkers = 16;
 inline constexpr size_t kMaxBuckets = 64;
 inline constexpr size_t kMaxCuts = 64;  // intervals between cut points of one bucket
@@ -139,6 +139,10 @@ struct PredictorStats {
   ShmAtomic<uint64_t> rounds_over{0};       // of these: took longer than prediction plus margin
   ShmAtomic<uint64_t> rounds_untrained{0};  // of these: predicted by the additive model
   ShmAtomic<uint64_t> rounds_several{0};    // of these: with more than one range
+  // Learned from the rounds (corrected_model.h): factors on predictions by number of ranges, 1, 2, 3, 4 and more, in
+  // millionths, 0 before the first round; and what a round takes longer that begins on an idle GPU.
+  std::array<ShmAtomic<uint32_t>, 4> factor_ppm{};
+  ShmAtomic<uint64_t> start_ns{0};
 };
 
 struct SegmentHeader {

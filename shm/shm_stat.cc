@@ -78,12 +78,20 @@ struct PredictorView {
         rounds(stats.rounds.load(std::memory_order_relaxed)),
         rounds_over(stats.rounds_over.load(std::memory_order_relaxed)),
         rounds_several(stats.rounds_several.load(std::memory_order_relaxed)),
-        rounds_untrained(stats.rounds_untrained.load(std::memory_order_relaxed)) {}
+        rounds_untrained(stats.rounds_untrained.load(std::memory_order_relaxed)),
+        start_us(static_cast<double>(stats.start_ns.load(std::memory_order_relaxed)) * 1e-3) {
+    for (size_t i = 0; i < factors.size(); ++i) {
+      const uint32_t ppm = stats.factor_ppm[i].load(std::memory_order_relaxed);
+      factors[i] = ppm == 0 ? 1 : ppm * 1e-6;
+    }
+  }
 
   const std::string description;
   const bool trained;
   const uint32_t margin_ppm, error_ppm;
   const uint64_t rounds, rounds_over, rounds_several, rounds_untrained;
+  const double start_us;
+  std::array<double, std::tuple_size_v<decltype(PredictorStats::factor_ppm)>> factors{};
 };
 
 void PrintPredictor(const PredictorView& predictor) {
@@ -98,6 +106,9 @@ void PrintPredictor(const PredictorView& predictor) {
       predictor.margin_ppm * 1e-4, predictor.error_ppm * 1e-4, Grouped(predictor.rounds),
       Grouped(predictor.rounds_several), Percent(predictor.rounds_over, predictor.rounds),
       Grouped(predictor.rounds_untrained));
+  fmt::print(
+      "predictions corrected by {:.3f} (by ranges: 1, 2, 3, 4 and more); a start on an idle GPU costs {:.0f} us\n",
+      fmt::join(predictor.factors, " "), predictor.start_us);
 }
 
 void PrintTable(const std::string& name, const SegmentHeader& header, const std::vector<ServiceRow>& rows,
@@ -149,7 +160,9 @@ void PrintJson(const std::string& name, const SegmentHeader& header, const std::
                                     {"rounds", view.rounds},
                                     {"rounds_over", view.rounds_over},
                                     {"rounds_several", view.rounds_several},
-                                    {"rounds_untrained", view.rounds_untrained}};
+                                    {"rounds_untrained", view.rounds_untrained},
+                                    {"factors", view.factors},
+                                    {"start_us", view.start_us}};
   const nlohmann::json out = {{"name", name},
                               {"pid", header.owner_pid},
                               {"policy", LoadText(header.policy)},

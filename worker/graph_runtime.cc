@@ -235,7 +235,7 @@ Status GraphRuntime::MeasureCuts(uint32_t bucket) {
     positions.push_back(static_cast<uint32_t>(static_cast<uint64_t>(operators) * i / pieces));
   }
   const SliceTree tree(positions);
-  const auto slices = captured.sliced->Instantiate(tree, stream_.stream());
+  const auto slices = captured.sliced->Instantiate(tree, SlicedGraph::Which::kSingle, stream_.stream());
   if (!slices) return slices.error();
   const Result<std::vector<double>> pieces_ms = PieceTimesMs(captured, tree, *slices, positions);
   if (!pieces_ms) return pieces_ms.error();
@@ -278,7 +278,7 @@ Result<std::vector<double>> GraphRuntime::PieceTimesMs(const CapturedBucket& cap
 Status GraphRuntime::MakeSlices(uint32_t bucket) {
   CapturedBucket& captured = buckets_[bucket];
   captured.tree = SliceTree(captured.ranges.cuts);
-  Result<std::vector<UniqueCudaGraphExec>> slices = captured.sliced->Instantiate(captured.tree, stream_.stream());
+  auto slices = captured.sliced->Instantiate(captured.tree, SlicedGraph::Which::kAll, stream_.stream());
   if (!slices) return slices.error();
   captured.slices = std::move(*slices);
   return WaitIdle();  // for the uploads

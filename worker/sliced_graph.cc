@@ -74,20 +74,23 @@ Result<UniqueCudaGraphExec> InstantiatePiece(const GraphPiece& piece, cudaStream
   return exec;
 }
 
-// Instantiates slice `index` of `tree`, which is `piece`, and all slices under it.
-Status InstantiateSubtree(const SliceTree& tree, uint32_t index, const GraphPiece& piece, cudaStream_t stream,
-                          std::vector<UniqueCudaGraphExec>* execs) {
-  Result<UniqueCudaGraphExec> exec = InstantiatePiece(piece, stream);
-  if (!exec) return exec.error();
-  (*execs)[index] = std::move(*exec);
+// Instantiates what `which` names of slice `index` of `tree`, which is `piece`, and of the slices under it.
+Status InstantiateSubtree(const SliceTree& tree, SlicedGraph::Which which, uint32_t index, const GraphPiece& piece,
+                          cudaStream_t stream, std::vector<UniqueCudaGraphExec>* execs) {
   const SliceTree::Slice& slice = tree.slices()[index];
-  if (slice.left == 0) return Status::Ok();
+  const bool single = slice.left == 0;
+  if (single || which == SlicedGraph::Which::kAll) {
+    Result<UniqueCudaGraphExec> exec = InstantiatePiece(piece, stream);
+    if (!exec) return exec.error();
+    (*execs)[index] = std::move(*exec);
+  }
+  if (single) return Status::Ok();
   for (uint32_t child : {slice.left, slice.right}) {
     const SliceTree::Slice& part = tree.slices()[child];
     const Result<GraphPiece> clone =
         ClonePiece(piece.graph.get(), piece.nodes, part.first - slice.first, part.last - slice.first);
     if (!clone) return clone.error();
-    ABACUS_RETURN_IF_ERROR(InstantiateSubtree(tree, child, *clone, stream, execs));
+    ABACUS_RETURN_IF_ERROR(InstantiateSubtree(tree, which, child, *clone, stream, execs));
   }
   return Status::Ok();
 }
@@ -121,11 +124,12 @@ Result<UniqueCudaGraphExec> SlicedGraph::Instantiate(uint32_t first, uint32_t la
   return InstantiatePiece(*piece, stream);
 }
 
-Result<std::vector<UniqueCudaGraphExec>> SlicedGraph::Instantiate(const SliceTree& tree, cudaStream_t stream) const {
+Result<std::vector<UniqueCudaGraphExec>> SlicedGraph::Instantiate(const SliceTree& tree, Which which,
+                                                                  cudaStream_t stream) const {
   const Result<GraphPiece> whole = ClonePiece(graph_, nodes_, 0, operators());
   if (!whole) return Error(whole.error());
   std::vector<UniqueCudaGraphExec> execs(tree.slices().size());
-  ABACUS_RETURN_IF_ERROR(InstantiateSubtree(tree, 0, *whole, stream, &execs));
+  ABACUS_RETURN_IF_ERROR(InstantiateSubtree(tree, which, 0, *whole, stream, &execs));
   return execs;
 }
 

@@ -26,14 +26,17 @@ namespace abacus {
 
 class SlicedGraph {
  public:
+  // Slices of a tree: all, or the single intervals alone (the others stay null).
+  enum class Which { kAll, kSingle };
+
   static Result<SlicedGraph> Create(cudaGraph_t graph);
 
   uint32_t operators() const { return static_cast<uint32_t>(nodes_.size()); }
   // Instantiates nodes [first, last) and uploads them on `stream`; takes 1 to 3 ms. Requires first < last.
   Result<UniqueCudaGraphExec> Instantiate(uint32_t first, uint32_t last, cudaStream_t stream) const;
-  // Instantiates and uploads every slice of `tree`, by index. A slice is cloned from the one above it, so that cloning
-  // takes O(n log n) nodes in all.
-  Result<std::vector<UniqueCudaGraphExec>> Instantiate(const SliceTree& tree, cudaStream_t stream) const;
+  // Instantiates and uploads slices of `tree`, by index. A slice is cloned from the one above it, so that cloning takes
+  // O(n log n) nodes in all.
+  Result<std::vector<UniqueCudaGraphExec>> Instantiate(const SliceTree& tree, Which which, cudaStream_t stream) const;
 
  private:
   SlicedGraph(cudaGraph_t graph, std::vector<cudaGraphNode_t> nodes) : graph_(graph), nodes_(std::move(nodes)) {}

@@ -94,7 +94,7 @@ std::vector<double> ResidualQuantiles(std::span<const Predicted> rows) {
   for (const Predicted& row : rows) residuals.push_back(row.measured_us / row.network_us - 1);
   std::sort(residuals.begin(), residuals.end());
   std::vector<double> quantiles;
-  for (int percent = 0; percent <= 100; ++percent) quantiles.push_back(QuantileOf(residuals, percent / 100.0));
+  for (int mille = 0; mille <= 1000; ++mille) quantiles.push_back(QuantileOf(residuals, mille / 1000.0));
   return quantiles;
 }
 

@@ -58,7 +58,7 @@ Evaluation Evaluate(const Dataset& dataset, std::span<const uint32_t> test, cons
                     const Fit& svm, std::vector<FoldResult> folds);
 // Mean absolute error of `fit` on `test`.
 double MapeOf(const Dataset& dataset, std::span<const uint32_t> test, const Fit& fit);
-// measured / predicted - 1 at 0, 0.01, .., 1.
+// measured / predicted - 1 at 0, 0.001, .., 1.
 std::vector<double> ResidualQuantiles(std::span<const Predicted> rows);
 
 // What the data holds, in lines.

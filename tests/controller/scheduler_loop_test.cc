@@ -31,8 +31,9 @@ class SchedulerLoopTest : public testing::Test {
     config_.scheduler.abandon = abandon;
     config_.services[0].queue_limit = 3;
     config_.worker.round_timeout_ns = kNsPerSecond;
-    loop_ = std::make_unique<SchedulerLoop>(config_, region_.get(), &table_, &channel_, MakePolicy(policy).value(),
-                                            ServicePredictor(), &control_, [this] { ++wakes_; });
+    loop_ = std::make_unique<SchedulerLoop>(
+        config_, region_.get(), &table_, &channel_, MakePolicy(policy).value(), ServicePredictor(), &control_,
+        [this] { ++wakes_; }, [this] { return now_ns_ + planning_ns_; });
   }
   void WorkerUp(uint32_t worker) {
     for (auto& entry : region_->worker(worker).ranges) {
@@ -87,6 +88,7 @@ class SchedulerLoopTest : public testing::Test {
   FakeControl control_;
   std::unique_ptr<SchedulerLoop> loop_;
   uint64_t now_ns_ = 1000 * kNsPerSecond;
+  uint64_t planning_ns_ = 0;  // how much later than now_ns_ a step's plan is ready
   int wakes_ = 0;
 };
 
@@ -336,8 +338,9 @@ class RoundsTest : public SchedulerLoopTest {
     config_.worker.round_timeout_ns = kNsPerSecond;
     auto policy = std::make_unique<OverlapPolicy>();
     policy_ = policy.get();
-    loop_ = std::make_unique<SchedulerLoop>(config_, region_.get(), &table_, &channel_, std::move(policy),
-                                            ServicePredictor(), &control_, [this] { ++wakes_; });
+    loop_ = std::make_unique<SchedulerLoop>(
+        config_, region_.get(), &table_, &channel_, std::move(policy), ServicePredictor(), &control_,
+        [this] { ++wakes_; }, [this] { return now_ns_ + planning_ns_; });
     WorkerUp(0);
     WorkerUp(1);
   }
@@ -564,6 +567,17 @@ TEST_F(RoundsTest, RoundsThatTakeLongerThanPredictedAreCountedAndRaiseTheMargin)
   EXPECT_EQ(stats.rounds_over.load(), 1u);
   EXPECT_GT(stats.margin_ppm.load(), before);
   EXPECT_EQ(stats.rounds_untrained.load(), 2u);
+}
+
+TEST_F(RoundsTest, PlanningIsNotPartOfARoundOnAnIdleGpu) {
+  StartRounds();
+  planning_ns_ = kNsPerMs;
+  const uint32_t slot = Submit(1);
+  const auto command = TakeCommand(1);
+  now_ns_ += 10 * kNsPerMs;
+  Complete(1, *command);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].timing.executed_us, 9000u);
 }
 
 }  // namespace

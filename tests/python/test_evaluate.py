@@ -36,10 +36,33 @@ def test_the_target_counts_the_largest_bucket_and_the_load_only_those_asked_for(
 
 def test_the_highest_load_ends_at_the_first_violation():
     rows = [row("edf", 0.6, 0.0), row("edf", 0.8, 0.02), row("edf", 1.0, 0.005), row("abacus", 0.6, 0.0), row("abacus", 0.8, 0.01)]
-    assert evaluate.highest_load(rows, "edf") == 0.6
+    assert evaluate.highest_load(rows, "edf") == pytest.approx(0.7), "half way from 0 to 2 %"
     assert evaluate.highest_load(rows, "abacus") == 0.8
     assert evaluate.highest_load(rows, "sjf") == 0
-    assert any("1.33" in line for line in evaluate.summary(rows))
+    assert evaluate.violation_ratios(rows) == {0.8: 0.5}
+    assert any("gain 1.14; 0.8: 0.50" in line for line in evaluate.summary(rows))
+
+
+def test_a_sweep_goes_on_after_what_is_there_and_stops_at_too_many_violations(tmp_path):
+    sweep = evaluate.parse_sweep("a+b:1:1.0,0.8,1.2,1.4", list(SOLO))
+    results = evaluate.Results(tmp_path / "serving.csv")
+    results.add(row("edf", 0.8, 0.0))
+    loads = []
+    for load in evaluate.missing(results, sweep, ("a", "b"), "edf", 0.1):
+        loads.append(load)
+        results.add(row("edf", load, 0.05 if load < 1.2 else 0.2))
+    assert loads == [1.0, 1.2]
+    again = evaluate.Results(tmp_path / "serving.csv")
+    assert not any(evaluate.missing(again, sweep, ("a", "b"), "edf", 0.1))
+    assert any(evaluate.missing(again, sweep, ("a", "b"), "abacus", 0.1))
+
+
+@pytest.mark.parametrize("text", ["a+b:1", "a+b:x:1.0", "a+b:1:x"])
+def test_a_wrong_sweep_says_what_is_expected(text):
+    with pytest.raises(SystemExit, match="expected PAIRS:BATCHES:LOADS"):
+        evaluate.parse_sweep(text, list(SOLO))
+    with pytest.raises(SystemExit, match="no model c"):
+        evaluate.parse_sweep("a+c:1:1.0", list(SOLO))
 
 
 def test_the_plots_are_written(tmp_path):
@@ -58,7 +81,8 @@ def trace_of(starts):
     events = []
     for number, start in enumerate(starts, 1):
         ts = 100 * (number - 1)
-        events.append({"ph": "X", "name": f"round {number}", "ts": ts, "dur": 100, "args": {"ranges": 1, "actual_us": 100}})
+        for dur in (100, 80):  # the round and, on a track of its own, its prediction
+            events.append({"ph": "X", "name": f"round {number}", "ts": ts, "dur": dur, "args": {"ranges": 1, "actual_us": 100}})
         gpu = {"gpu_started_ns": 10**18 + round(1000 * (ts + start)), "gpu_ended_ns": 10**18 + 1000 * (ts + 98)}
         events.append({"ph": "X", "name": "bucket 0 [0, 4)", "ts": ts, "dur": 100, "args": {"round": number, **gpu}})
     return {"traceEvents": events}
@@ -67,7 +91,8 @@ def trace_of(starts):
 def test_gaps_are_those_of_the_gpu():
     assert round_gaps.gaps_us(trace_of([4, 5, 7])) == pytest.approx([7, 9])
     broken = trace_of([4, 5, 7])
-    broken["traceEvents"][2]["ts"] += 50  # the second round began later: the GPU had nothing to do
+    for event in broken["traceEvents"][3:5]:
+        event["ts"] += 50  # the second round began later: the GPU had nothing to do
     assert round_gaps.gaps_us(broken) == []
 
 
@@ -76,9 +101,9 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path):
     common = ["--config", "c.toml", "--predictor", str(tmp_path / "p"), "--out", str(tmp_path)]
     settings = tmp_path / "settings.json"
     evaluate.check_settings(settings, evaluate.parse(common))
-    evaluate.check_settings(settings, evaluate.parse([*common, "--loads", "0.5"]))
-    with pytest.raises(SystemExit, match="begun with another seconds, seed"):
-        evaluate.check_settings(settings, evaluate.parse([*common, "--seed", "2", "--seconds", "9"]))
+    evaluate.check_settings(settings, evaluate.parse([*common, "--sweep", "all:1:0.5"]))
+    with pytest.raises(SystemExit, match="begun with another queries, seed"):
+        evaluate.check_settings(settings, evaluate.parse([*common, "--seed", "2", "--queries", "9"]))
     (tmp_path / "p").write_bytes(b"another")
     with pytest.raises(SystemExit, match="another predictor"):
         evaluate.check_settings(settings, evaluate.parse(common))

@@ -72,7 +72,7 @@ TEST_F(TrainerTest, LearnsTheLaw) {
   EXPECT_EQ(predictor->subject.device, "synthetic");
   EXPECT_TRUE(predictor->subject.groups.empty());
   EXPECT_EQ(predictor->trained.size(), 3u + 1u);
-  EXPECT_EQ(predictor->residuals.size(), 101u);
+  EXPECT_EQ(predictor->residuals.size(), 1001u);
   EXPECT_GT(predictor->samples, 1900u);
   for (const TrainedSet& set : predictor->trained) EXPECT_GT(set.mape, 0);
   for (const char* name : {"error_by_set.csv", "predictions.csv", "folds.csv", "summary.json"}) {

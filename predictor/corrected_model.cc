@@ -1,0 +1,46 @@
+#include "predictor/corrected_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace abacus {
+namespace {
+
+constexpr double kMostStep = 0.2;  // of ln(actual / predicted): single disturbed rounds say nothing about the GPU
+
+size_t IndexOf(size_t ranges) { return std::min(ranges, CorrectedModel::kSizes) - 1; }
+
+}  // namespace
+
+Prediction CorrectedModel::Predict(std::span<const OperatorRange> group) const {
+  Prediction prediction = base_->Predict(group);
+  Correct(group.size(), &prediction);
+  return prediction;
+}
+
+void CorrectedModel::PredictEnds(std::span<const OperatorRange> group, const OperatorRange& range,
+                                 std::span<const uint32_t> lasts, std::span<Prediction> out) const {
+  base_->PredictEnds(group, range, lasts, out);
+  for (Prediction& prediction : out) Correct(group.size() + 1, &prediction);
+}
+
+void CorrectedModel::Correct(size_t ranges, Prediction* prediction) const {
+  if (ranges == 0) return;
+  const double factor = factors_[prediction->trained ? IndexOf(ranges) : 0];
+  prediction->ns = static_cast<uint64_t>(static_cast<double>(prediction->ns) * factor);
+}
+
+void CorrectedModel::Record(size_t ranges, const Prediction& predicted, uint64_t actual_ns) {
+  if (ranges == 0 || predicted.ns == 0 || actual_ns == 0 || (ranges > 1 && !predicted.trained)) return;
+  const double error = std::log(static_cast<double>(actual_ns) / static_cast<double>(predicted.ns));
+  double& factor = factors_[IndexOf(ranges)];
+  factor = std::clamp(factor * std::exp(kWeight * std::clamp(error, -kMostStep, kMostStep)), kLowest, kHighest);
+}
+
+void CorrectedModel::RecordStart(const Prediction& predicted, uint64_t actual_ns) {
+  if (predicted.ns == 0) return;
+  const uint64_t longer_ns = actual_ns > predicted.ns ? actual_ns - predicted.ns : 0;
+  start_ns_ += kWeight * (static_cast<double>(std::min(longer_ns, kMostStartNs)) - start_ns_);
+}
+
+}  // namespace abacus
