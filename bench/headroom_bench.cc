@@ -11,6 +11,7 @@
 
 #include "bench/bench.h"
 #include "controller/headroom_policy.h"
+#include "predictor/corrected_model.h"
 #include "predictor/overlap_model.h"
 #include "shm/clock.h"
 
@@ -121,7 +122,8 @@ int RunHeadroom(const HeadroomOptions& options) {
   fmt::print("{:>9} {:<10} {:>10} {:>10} {:>10} {:>10} {:>14}\n", "services", "packing", "median us", "p90 us",
              "p99 us", "max us", "ranges a round");
   for (const uint32_t services : options.services) {
-    const auto model = MakeModel(services);
+    const auto trained = MakeModel(services);
+    const CorrectedModel model(trained.get());  // as the scheduler asks it
     std::mt19937 random(7);
     std::deque<Queues> scenes;
     for (size_t i = 0; i < kScenes; ++i) scenes.push_back(MakeQueues(services, options.queued, cuts, &random));
@@ -131,7 +133,7 @@ int RunHeadroom(const HeadroomOptions& options) {
       samples_ns.reserve(options.decisions);
       uint64_t ranges = 0;
       for (uint64_t i = 0; i < options.decisions + options.decisions / 10; ++i) {
-        const Snapshot snapshot = {0, scenes[i % kScenes].views, model.get(), kMargin};
+        const Snapshot snapshot = {0, scenes[i % kScenes].views, &model, kMargin};
         const uint64_t begin_ns = MonotonicNs();
         const Plan plan = policy.Next(snapshot);
         const uint64_t end_ns = MonotonicNs();

@@ -21,6 +21,7 @@
 #include <string>
 #include <string_view>
 
+#include "controller/adaptive_margin.h"
 #include "controller/config.h"
 #include "controller/job.h"
 #include "predictor/latency_model.h"
@@ -40,11 +41,9 @@ struct Snapshot {
   uint64_t now_ns = 0;  // when the plan starts
   std::span<const ServiceView> services;
   const LatencyModel* latency = nullptr;
-  double margin = 0;  // safety margin, as a share of a predicted time
+  double margin = 0;  // safety margin (adaptive_margin.h), a share
 
-  uint64_t WithMargin(uint64_t predicted_ns) const {
-    return predicted_ns + static_cast<uint64_t>(static_cast<double>(predicted_ns) * margin);
-  }
+  uint64_t WithMargin(uint64_t predicted_ns) const { return predicted_ns + AdaptiveMargin::Of(predicted_ns, margin); }
 };
 
 struct Assignment {

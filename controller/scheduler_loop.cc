@@ -299,7 +299,7 @@ void SchedulerLoop::RecordRound(const Round& round, uint64_t now_ns) {
               .begin_ns = round.started_ns,
               .end_ns = now_ns,
               .predicted_ns = predicted_ns,
-              .margin = round.margin});
+              .margin_ns = AdaptiveMargin::Of(predicted_ns, round.margin)});
   if (round.disturbed || round.predicted.ns == 0) return;
   PredictorStats& stats = region_->header().predictor;
   const bool over = margin_.Record(predicted_ns, actual_ns, round.margin);

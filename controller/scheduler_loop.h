@@ -75,7 +75,7 @@ class SchedulerLoop : public WorkerListener {
     uint64_t started_ns = 0;
     bool ahead = false;  // its commands were sent while the round before it ran
     Prediction predicted;
-    double margin = 0;
+    double margin = 0;           // a share
     uint64_t start_cost_ns = 0;  // expected beyond `predicted`: it began on an idle GPU
     uint64_t end_ns() const { return started_ns + start_cost_ns + predicted.ns; }
   };

@@ -34,7 +34,7 @@ struct TraceEvent {
   uint64_t end_ns = 0;
   uint64_t deadline_ns = 0;     // of a query
   uint64_t predicted_ns = 0;    // duration of a round
-  double margin = 0;            // of a round, as a share of the prediction
+  uint64_t margin_ns = 0;       // of a round, on its prediction
   uint64_t gpu_started_ns = 0;  // of a range, on the GPU's clock; 0: not measured
   uint64_t gpu_ended_ns = 0;
 };

@@ -88,7 +88,7 @@ json RoundArgs(const TraceEvent& round) {
   if (round.predicted_ns > 0) {
     const auto predicted_ns = static_cast<double>(round.predicted_ns);
     args["predicted_us"] = predicted_ns * 1e-3;
-    args["margin_us"] = predicted_ns * 1e-3 * round.margin;
+    args["margin_us"] = Us(round.margin_ns);
     args["error_percent"] = 100 * (static_cast<double>(round.end_ns - round.begin_ns) / predicted_ns - 1);
     args["trained"] = round.trained;
   }

@@ -10,7 +10,10 @@ namespace {
 
 constexpr uint64_t kPredictedNs = 1'000'000;
 
-uint64_t Actual(double error) { return static_cast<uint64_t>(std::lround((1 + error) * kPredictedNs)); }
+// `error` is a share of the prediction and the margin's base.
+uint64_t Actual(double error) {
+  return kPredictedNs + static_cast<uint64_t>(std::llround(error * (kPredictedNs + AdaptiveMargin::kBaseNs)));
+}
 
 // The share of `rounds` with normal errors of `deviation` that exceed the margin.
 double ShareOver(AdaptiveMargin* margin, std::mt19937* random, double deviation, int rounds) {
@@ -27,7 +30,8 @@ TEST(AdaptiveMargin, SettlesWhereHalfAPercentOfTheRoundsExceedIt) {
     ShareOver(&margin, &random, 0.04, 5000);
     EXPECT_NEAR(margin.share(), 2.576 * 0.04, 0.03) << "near the 99.5 % quantile";
     EXPECT_NEAR(ShareOver(&margin, &random, 0.04, 50'000), AdaptiveMargin::kTargetOver, 0.001);
-    EXPECT_NEAR(margin.error(), 0.04 * std::sqrt(2 / M_PI), 0.006) << "the mean of |error|";
+    EXPECT_NEAR(margin.error(), 1.2 * 0.04 * std::sqrt(2 / M_PI), 0.007)
+        << "the mean of |error|, a share of the prediction";
   }
 }
 
@@ -60,10 +64,22 @@ TEST(AdaptiveMargin, StaysWithinItsBounds) {
 
 TEST(AdaptiveMargin, TellsWhetherTheRoundExceededTheMarginItWasPlannedWith) {
   AdaptiveMargin margin(0.1);
-  EXPECT_FALSE(margin.Record(1000, 1200, 0.3)) << "planned with 0.3, whatever the margin is now";
-  EXPECT_TRUE(margin.Record(1000, 1200, 0.1));
-  EXPECT_FALSE(margin.Record(1000, 1100, 0.100001));
-  EXPECT_FALSE(margin.Record(1000, 500, 0.1));
+  EXPECT_FALSE(margin.Record(kPredictedNs, Actual(0.2), 0.3)) << "planned with 0.3, whatever the margin is now";
+  EXPECT_TRUE(margin.Record(kPredictedNs, Actual(0.2), 0.1));
+  EXPECT_FALSE(margin.Record(kPredictedNs, Actual(0.1), 0.100001));
+  EXPECT_FALSE(margin.Record(kPredictedNs, kPredictedNs / 2, 0.1));
+}
+
+TEST(AdaptiveMargin, ShortRoundsDoNotStretchTheMarginOfLongOnes) {
+  EXPECT_EQ(AdaptiveMargin::Of(kPredictedNs, 0.1), kPredictedNs / 10 + AdaptiveMargin::kBaseNs / 10);
+  AdaptiveMargin margin(0.1);
+  // Every round takes 15 us longer than predicted: a quarter of the short ones, next to nothing of the long ones.
+  for (int i = 0; i < 1000; ++i) {
+    margin.Record(60'000, 75'000, margin.share());
+    margin.Record(kPredictedNs, kPredictedNs + 15'000, margin.share());
+  }
+  EXPECT_LT(margin.share(), 0.08);
+  EXPECT_GT(60'000 + AdaptiveMargin::Of(60'000, margin.share()), 75'000u);
 }
 
 }  // namespace

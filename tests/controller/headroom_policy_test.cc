@@ -98,12 +98,14 @@ TEST_F(HeadroomPolicyTest, TheLastJoinsUpToTheFurthestCutThatFits) {
     Job* urgent = Wait(0, now_ns_ + kWholeNs + random() % (2 * kWholeNs), random() % (kOperators - 1));
     Job* other = Wait(1, urgent->deadline_ns + 1, random() % (kOperators - 1));
     const Plan plan = Next(Packing::kFurthest, margin);
+    Snapshot snapshot;
+    snapshot.margin = margin;
     uint32_t furthest = 0;
     for (uint32_t cut = other->next_operator + 1; cut <= kOperators; ++cut) {
       const std::array<OperatorRange, 2> group = {
           {{0, 0, urgent->next_operator, kOperators}, {1, 0, other->next_operator, cut}}};
-      const auto time_ns = static_cast<double>(model_.PredictNs(group)) * (1 + margin);
-      if (static_cast<uint64_t>(time_ns) <= urgent->deadline_ns - now_ns_) furthest = cut;
+      const uint64_t time_ns = snapshot.WithMargin(model_.PredictNs(group));
+      if (time_ns <= urgent->deadline_ns - now_ns_) furthest = cut;
     }
     ASSERT_GE(plan.assignments.size(), 1u);
     EXPECT_THAT(plan.assignments[0], Is(urgent, urgent->next_operator, kOperators));

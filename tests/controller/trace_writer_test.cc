@@ -45,7 +45,7 @@ TraceEvent Round(uint64_t number, uint64_t begin_ns, uint64_t end_ns, uint64_t p
           .begin_ns = begin_ns,
           .end_ns = end_ns,
           .predicted_ns = predicted_ns,
-          .margin = 0.05};
+          .margin_ns = 500};
 }
 
 TraceEvent Range(uint32_t service, uint64_t round, uint64_t begin_ns, uint64_t end_ns) {

@@ -29,7 +29,7 @@ class CorrectedModelTest : public testing::Test {
       model_.Record(group.size(), model_.Predict(group), actual_ns);
     }
   }
-  const SumModel base_;
+  const SumModel base_{};
   CorrectedModel model_{&base_};
   const std::vector<OperatorRange> one_ = {{0, 0, 0, 100}};
   const std::vector<OperatorRange> two_ = {{0, 0, 0, 100}, {1, 0, 0, 50}};
