@@ -15,6 +15,7 @@ import csv
 import hashlib
 import itertools
 import json
+import operator
 import pathlib
 import subprocess
 import sys
@@ -66,16 +67,29 @@ def highest_load(rows, policy, limit=0.01):
     return load
 
 
+def load_text(rows, policy, limit=0.01):
+    """highest_load as text; with < or >= where the sweep did not reach it."""
+    loads = [float(r["load"]) for r in rows if r["policy"] == policy]
+    load = highest_load(rows, policy, limit)
+    return f"<{min(loads):.2f}" if load == 0 else f">={load:.2f}" if load == max(loads) else f"{load:.2f}"
+
+
 def violation_ratios(rows, least=0.02):
-    """{load: violations of abacus over those of the best of ALONE}, where the best has at least `least`."""
+    """{load: violations of abacus over those of the best of ALONE}, where the best has at least `least`.
+
+    Only loads that all of ALONE that were swept have a row for.
+    """
     by_load = {}
     for row in rows:
         by_load.setdefault(float(row["load"]), {})[row["policy"]] = float(row["violation"])
+    swept = {row["policy"] for row in rows}.intersection(ALONE)
     ratios = {}
     for load, shares in sorted(by_load.items()):
-        alone = [shares[policy] for policy in ALONE if policy in shares]
-        if "abacus" in shares and alone and min(alone) >= least:
-            ratios[load] = shares["abacus"] / min(alone)
+        if "abacus" not in shares or not swept or not swept <= shares.keys():
+            continue
+        best = min(shares[policy] for policy in swept)
+        if best >= least:
+            ratios[load] = shares["abacus"] / best
     return ratios
 
 
@@ -159,7 +173,7 @@ def load_once(options, controller, pair, batches, rate, qos_us):
 
 def by_mix(rows):
     """Pairs of (pair, batches) and their rows."""
-    key = lambda row: (row["pair"], row["batches"])  # noqa: E731
+    key = operator.itemgetter("pair", "batches")
     return [(mix, list(group)) for mix, group in itertools.groupby(sorted(rows, key=key), key=key)]
 
 
@@ -169,7 +183,7 @@ def summary(rows):
     for (pair, batches), group in by_mix(rows):
         highest = {policy: highest_load(group, policy) for policy in sorted({r["policy"] for r in group})}
         alone = max((highest.get(p, 0) for p in ALONE), default=0)
-        text = "  ".join(f"{policy} {load:.2f}" for policy, load in highest.items())
+        text = "  ".join(f"{policy} {load_text(group, policy)}" for policy in highest)
         gain = f"  gain {highest['abacus'] / alone:.2f}" if alone and "abacus" in highest else ""
         ratios = " ".join(f"{load}: {ratio:.2f}" for load, ratio in violation_ratios(group).items())
         yield f"{pair:<28} {batches:<10} {text}{gain}; {ratios}"
@@ -228,6 +242,8 @@ def parse_sweep(text, models):
         chosen = [tuple(p.split("+")) for p in pairs.split(",")] if pairs != "all" else list(itertools.combinations(models, 2))
         sizes = None if batches == "all" else [int(b) for b in batches.split(",")]
         sweep = Sweep(chosen, sizes, batches, sorted(float(load) for load in loads.split(",")))
+        if sweep.loads[0] <= 0 or any(len(pair) != 2 for pair in chosen):
+            raise ValueError
     except ValueError:
         sys.exit(f"evaluate: --sweep {text}: expected PAIRS:BATCHES:LOADS, as in resnet50+bert:1:0.9,1.0,1.1")
     for model in itertools.chain(*sweep.pairs):

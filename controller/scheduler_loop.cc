@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <span>
+#include <tuple>
 
 #include "shm/clock.h"
 #include "shm/log.h"
@@ -12,7 +13,10 @@ namespace {
 
 constexpr uint64_t kOverdueCheckNs = kNsPerMs;       // how often waiting deadlines and running ranges are looked at
 constexpr uint64_t kFatalExitNs = 2 * kNsPerSecond;  // that a worker may take to exit after a fatal error
+constexpr uint64_t kPrepareNs = 50 * kNsPerUs;       // that workers need to have a round ready
 constexpr size_t kSubmitBatch = 64;                  // new queries per iteration, so completions are never far away
+
+static_assert(CorrectedModel::kSizes == std::tuple_size_v<decltype(PredictorStats::factor_ppm)>);
 
 std::string Ms(uint64_t ns) {
   const uint64_t hundredths = ns / (10 * kNsPerUs);
@@ -291,20 +295,19 @@ void SchedulerLoop::StartRound(uint64_t now_ns) {
 
 void SchedulerLoop::RecordRound(const Round& round, uint64_t now_ns) {
   const uint64_t actual_ns = now_ns - round.started_ns;
-  const uint64_t predicted_ns = round.end_ns() - round.started_ns;
   trace_.Add({.kind = TraceEvent::kRound,
               .trained = round.predicted.trained,
               .ranges = round.ranges,
               .round = round.number,
               .begin_ns = round.started_ns,
               .end_ns = now_ns,
-              .predicted_ns = predicted_ns,
-              .margin_ns = AdaptiveMargin::Of(predicted_ns, round.margin)});
+              .predicted_ns = round.end_ns() - round.started_ns,
+              .margin_ns = AdaptiveMargin::Of(round.predicted.ns, round.margin)});
   if (round.disturbed || round.predicted.ns == 0) return;
   PredictorStats& stats = region_->header().predictor;
-  const bool over = margin_.Record(predicted_ns, actual_ns, round.margin);
-  round.ahead ? latency_.Record(round.ranges, round.predicted, actual_ns)
-              : latency_.RecordStart(round.predicted, actual_ns);
+  const uint64_t group_ns = actual_ns - std::min(actual_ns, round.start_cost_ns);
+  const bool over = margin_.Record(round.predicted.ns, group_ns, round.margin);
+  Learn(round, actual_ns);
   BumpOwned(stats.rounds);
   if (over) BumpOwned(stats.rounds_over);
   if (!round.predicted.trained) BumpOwned(stats.rounds_untrained);
@@ -315,6 +318,17 @@ void SchedulerLoop::RecordRound(const Round& round, uint64_t now_ns) {
     stats.factor_ppm[i].store(static_cast<uint32_t>(latency_.factors()[i] * 1e6), std::memory_order_relaxed);
   }
   stats.start_ns.store(latency_.start_ns(), std::memory_order_relaxed);
+}
+
+void SchedulerLoop::Learn(const Round& round, uint64_t actual_ns) {
+  // A worker that loads its model works on the same GPU.
+  const auto settled = [](const Service& service) { return service.serving || service.refusing; };
+  if (!std::all_of(services_.begin(), services_.end(), settled)) return;
+  if (!round.ahead) {
+    latency_.RecordStart(round.predicted, actual_ns);
+  } else if (round.planned_ns + kPrepareNs <= round.started_ns) {
+    latency_.Record(round.ranges, round.predicted, actual_ns);
+  }
 }
 
 size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
@@ -369,6 +383,7 @@ bool SchedulerLoop::Abandon(Job* job, uint64_t start_ns, uint64_t now_ns) {
   }
   const uint64_t remaining_ns = RemainingNs(*job, latency_);
   if (start_ns + remaining_ns > job->deadline_ns) {
+    latency_.Forget();  // so that it cannot go on for ever
     const uint64_t predicted_ns = start_ns - job->arrival_ns + remaining_ns;
     FinishWaiting(job, StatusCode::kDeadlineUnreachable,
                   "predicted latency " + Ms(predicted_ns) + ", its target is " + Ms(job->deadline_ns - job->arrival_ns),
@@ -455,6 +470,7 @@ size_t SchedulerLoop::PlanRound(uint64_t now_ns) {
   round.gate = std::max(1u, gate_.value() + 1);  // 0 means no gate
   round.margin = snapshot.margin;
   round.ahead = ahead;
+  round.planned_ns = now_ns;
   round.start_cost_ns = ahead ? 0 : latency_.start_ns();
   round.predicted = latency_.Predict({group.data(), group.size()});
   for (const Assignment& assignment : plan.assignments) {

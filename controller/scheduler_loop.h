@@ -49,6 +49,7 @@ namespace abacus {
 
 class SchedulerLoop : public WorkerListener {
  public:
+  // `clock` is that of DoWork's `now_ns`, and never ahead of the next one.
   SchedulerLoop(const Config& config, Region* region, QueryTable* table, QueryChannel* channel,
                 std::unique_ptr<Policy> policy, ServicePredictor predictor, WorkerControl* control,
                 std::function<void()> wake_front_end, std::function<uint64_t()> clock = MonotonicNs);
@@ -73,7 +74,8 @@ class SchedulerLoop : public WorkerListener {
     uint32_t ranges = 0;
     bool disturbed = false;  // a range failed or a worker died: its time says nothing about the predictor
     uint64_t started_ns = 0;
-    bool ahead = false;  // its commands were sent while the round before it ran
+    bool ahead = false;       // its commands were sent while the round before it ran
+    uint64_t planned_ns = 0;  // when they were sent
     Prediction predicted;
     double margin = 0;           // a share
     uint64_t start_cost_ns = 0;  // expected beyond `predicted`: it began on an idle GPU
@@ -121,6 +123,8 @@ class SchedulerLoop : public WorkerListener {
   void EndRangeOfRound(uint64_t round, uint64_t now_ns);
   void StartRound(uint64_t now_ns);
   void RecordRound(const Round& round, uint64_t now_ns);
+  // Corrects predictions by what the round took.
+  void Learn(const Round& round, uint64_t actual_ns);
   // What the policy sees when its plan starts at `start_ns`. False: nothing that could run is waiting.
   bool TakeSnapshot(uint64_t start_ns, Snapshot* snapshot);
   // Answers those jobs of the plan that cannot make their deadline any more; true when there were some.

@@ -32,15 +32,25 @@ void CorrectedModel::Correct(size_t ranges, Prediction* prediction) const {
 
 void CorrectedModel::Record(size_t ranges, const Prediction& predicted, uint64_t actual_ns) {
   if (ranges == 0 || predicted.ns == 0 || actual_ns == 0 || (ranges > 1 && !predicted.trained)) return;
-  const double error = std::log(static_cast<double>(actual_ns) / static_cast<double>(predicted.ns));
+  const auto predicted_ns = static_cast<double>(predicted.ns);
+  const double error = std::log(static_cast<double>(actual_ns) / predicted_ns);
+  const double weight = kWeight * predicted_ns / (predicted_ns + kShortNs);
+  for (size_t i = 0; i < kSizes; ++i) {
+    if (i != IndexOf(ranges)) factors_[i] = std::pow(factors_[i], 1 - kForget);
+  }
   double& factor = factors_[IndexOf(ranges)];
-  factor = std::clamp(factor * std::exp(kWeight * std::clamp(error, -kMostStep, kMostStep)), kLowest, kHighest);
+  factor = std::clamp(factor * std::exp(weight * std::clamp(error, -kMostStep, kMostStep)), kLowest, kHighest);
 }
 
 void CorrectedModel::RecordStart(const Prediction& predicted, uint64_t actual_ns) {
   if (predicted.ns == 0) return;
-  const uint64_t longer_ns = actual_ns > predicted.ns ? actual_ns - predicted.ns : 0;
-  start_ns_ += kWeight * (static_cast<double>(std::min(longer_ns, kMostStartNs)) - start_ns_);
+  const int64_t longer_ns = static_cast<int64_t>(actual_ns) - static_cast<int64_t>(predicted.ns);
+  start_ns_ += kWeight * (static_cast<double>(std::clamp(longer_ns, -kMostStartNs, kMostStartNs)) - start_ns_);
+}
+
+void CorrectedModel::Forget() {
+  for (double& factor : factors_) factor = std::pow(factor, 1 - kForget);
+  start_ns_ *= 1 - kForget;
 }
 
 }  // namespace abacus

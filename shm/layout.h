@@ -133,7 +133,7 @@ struct WorkerBlock {
 struct PredictorStats {
   std::array<char, 256> description{};  // which model predicts and, for a fallback, why; rewritten as workers come up
   ShmAtomic<uint32_t> trained{0};     // 1: a predictor file is loaded; `description` names the services it does not fit
-  ShmAtomic<uint32_t> margin_ppm{0};  // safety margin now, millionths of the prediction
+  ShmAtomic<uint32_t> margin_ppm{0};  // safety margin now, millionths of prediction + 0.2 ms
   ShmAtomic<uint32_t> error_ppm{0};   // moving average of |actual / predicted - 1|, millionths
   ShmAtomic<uint64_t> rounds{0};      // that completed and had a prediction
   ShmAtomic<uint64_t> rounds_over{0};       // of these: took longer than prediction plus margin
@@ -178,6 +178,9 @@ static_assert(sizeof(SegmentHeader) <= kHeaderBytes);
 static_assert(offsetof(SegmentHeader, layout_version) == 8);
 static_assert(offsetof(SegmentHeader, owner_pid) == 40);
 static_assert(sizeof(RangeTableEntry) == 280);
+static_assert(sizeof(PredictorStats) == 328);
+static_assert(offsetof(PredictorStats, factor_ppm) == 304);
+static_assert(offsetof(PredictorStats, start_ns) == 320);
 static_assert(sizeof(ShmAtomic<uint64_t>) == 8);
 
 inline constexpr size_t WorkerBlockOffset(size_t index) { return kHeaderBytes + index * sizeof(WorkerBlock); }

@@ -1,6 +1,7 @@
 // abacus-status: reads a running controller's segment from outside, read-only, and prints one row per service.
 // Exit codes: 0 the controller runs; 3 there is none of that name (or it is gone); 1 the segment cannot be read.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -101,7 +102,8 @@ void PrintPredictor(const PredictorView& predictor) {
     return;
   }
   fmt::print(
-      "margin {:.1f} %, error {:.1f} % over {} rounds ({} of several ranges), {:.1f} % over prediction plus margin, {} "
+      "margin {:.1f} % of time + 0.2 ms, error {:.1f} % over {} rounds ({} of several ranges), {:.1f} % over "
+      "prediction plus margin, {} "
       "by the additive model\n",
       predictor.margin_ppm * 1e-4, predictor.error_ppm * 1e-4, Grouped(predictor.rounds),
       Grouped(predictor.rounds_several), Percent(predictor.rounds_over, predictor.rounds),

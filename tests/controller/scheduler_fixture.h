@@ -52,7 +52,7 @@ class SchedulerLoopTest : public testing::Test {
     Step();
   }
   uint32_t Submit(uint32_t service, uint64_t qos_ns = kNsPerSecond) {
-    const uint32_t slot = *table_.Acquire();
+    const uint32_t slot = table_.Acquire().value();
     table_[slot].service = service;
     table_[slot].bucket = 0;
     table_[slot].arrival_ns = now_ns_;

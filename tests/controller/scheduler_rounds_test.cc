@@ -273,7 +273,7 @@ TEST_F(RoundsTest, PredictionsFollowWhatRoundsTake) {
   const PredictorStats& stats = region_->header().predictor;
   std::vector<uint32_t> slots = {Submit(1)};
   auto command = TakeCommand(1);
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     slots.push_back(Submit(1));
     Advance(11 * kNsPerMs);  // the next round is planned and sent
     const auto next = TakeCommand(1);
@@ -282,7 +282,7 @@ TEST_F(RoundsTest, PredictionsFollowWhatRoundsTake) {
     Complete(1, *command);
     for (const uint32_t done : Done()) {
       EXPECT_EQ(done, slots.front());
-      if (slots.size() > 2) table_.Return(done);
+      table_.Return(done);
       slots.erase(slots.begin());
     }
     command = next;
@@ -309,6 +309,31 @@ TEST_F(RoundsTest, AStartOnAnIdleGpuIsPlannedWithWhatItCosts) {
   EXPECT_NEAR(static_cast<double>(region_->header().predictor.start_ns.load()), 500e3, 1e3);
   Submit(1);
   EXPECT_NEAR(static_cast<double>(policy_->starts_ns.back() - now_ns_), 500e3, 1e3);
+}
+
+TEST_F(RoundsTest, ALearnedStartCostCannotRefuseQueriesForGood) {
+  StartRounds();
+  config_.scheduler.abandon = true;
+  for (int i = 0; i < 400; ++i) {
+    const uint32_t slot = Submit(1);
+    const auto command = TakeCommand(1);
+    ASSERT_TRUE(command);
+    now_ns_ += 10 * kNsPerMs + 900 * kNsPerUs;
+    Complete(1, *command);
+    ASSERT_EQ(Done().size(), 1u);
+    table_.Return(slot);
+  }
+  int refused = 0;
+  for (std::optional<Command> command; !command && refused < 5000; command = TakeCommand(1)) {
+    Submit(1, 10 * kNsPerMs + 500 * kNsPerUs);
+    for (const uint32_t done : Done()) {
+      EXPECT_EQ(table_[done].status, StatusCode::kDeadlineUnreachable);
+      table_.Return(done);
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_LT(refused, 1000);
 }
 
 TEST_F(RoundsTest, PlanningIsNotPartOfARoundOnAnIdleGpu) {

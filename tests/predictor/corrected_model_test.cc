@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 namespace abacus {
@@ -43,17 +44,42 @@ TEST_F(CorrectedModelTest, SaysWhatTheBaseSaysUntilRoundsDiffer) {
 }
 
 TEST_F(CorrectedModelTest, LearnsAFactorForEachNumberOfRanges) {
-  Run(two_, 1.08, 500);
+  Run(two_, 1.08, 1500);
   EXPECT_NEAR(static_cast<double>(model_.PredictNs(two_)), 1.08 * 150'000, 100);
   EXPECT_EQ(model_.PredictNs(one_), 100'000u);
-  Run(one_, 0.97, 500);
+  Run(one_, 0.97, 1500);
   EXPECT_NEAR(static_cast<double>(model_.PredictNs(one_)), 0.97 * 100'000, 100);
-  EXPECT_NEAR(model_.factors()[1], 1.08, 0.001);
-  EXPECT_EQ(model_.factors()[3], 1);
+  for (const size_t size : {3, 4, 5}) {
+    std::vector<OperatorRange> group(size, one_.front());
+    Run(group, 1 + 0.01 * static_cast<double>(size), 3000);
+    EXPECT_NEAR(model_.factors()[std::min(size, CorrectedModel::kSizes) - 1], 1 + 0.01 * static_cast<double>(size),
+                0.001);
+  }
+}
+
+TEST_F(CorrectedModelTest, WhatIsNotConfirmedIsForgotten) {
+  Run(two_, 1.5, 1500);
+  EXPECT_GT(model_.factors()[1], 1.45) << "pairs do not seem to be worth it and are not run any more";
+  Run(one_, 1.0, 2000);
+  EXPECT_LT(model_.factors()[1], 1.02);
+  Run(one_, 1.5, 3000);
+  for (int i = 0; i < 500; ++i) model_.RecordStart(model_.Predict(one_), 900'000);
+  for (int i = 0; i < 3000; ++i) model_.Forget();
+  EXPECT_LT(model_.factors()[0], 1.01);
+  EXPECT_LT(model_.start_ns(), 10'000u);
+}
+
+TEST_F(CorrectedModelTest, ShortRoundsCountForLess) {
+  const std::vector<OperatorRange> brief = {{0, 0, 0, 20}}, lengthy = {{0, 0, 0, 4000}};
+  for (int i = 0; i < 2000; ++i) {
+    Run(brief, 1.5, 1);
+    Run(lengthy, 1.0, 1);
+  }
+  EXPECT_LT(model_.factors()[0], 1.025);
 }
 
 TEST_F(CorrectedModelTest, ManyEndsAreCorrectedLikeOne) {
-  Run(two_, 1.1, 500);
+  Run(two_, 1.1, 1500);
   const std::vector<uint32_t> lasts = {10, 50};
   std::vector<Prediction> out(2);
   model_.PredictEnds(one_, {1, 0, 0, 0}, lasts, out);
@@ -62,11 +88,10 @@ TEST_F(CorrectedModelTest, ManyEndsAreCorrectedLikeOne) {
 }
 
 TEST_F(CorrectedModelTest, GroupsWithoutTrainingAreCorrectedLikeSingleRanges) {
-  Run(two_, 0.8, 500);
-  Run(one_, 1.05, 500);
+  Run(one_, 1.05, 1500);
   EXPECT_NEAR(static_cast<double>(model_.PredictNs(untrained_)), 1.05 * 150'000, 150);
   Run(untrained_, 0.5, 500);
-  EXPECT_NEAR(model_.factors()[1], 0.8, 0.01) << "sums of solo times say nothing about overlap";
+  EXPECT_EQ(model_.factors()[1], 1) << "sums of solo times say nothing about overlap";
 }
 
 TEST_F(CorrectedModelTest, OneDisturbedRoundHardlyCountsAndFactorsAreBounded) {
@@ -83,7 +108,7 @@ TEST_F(CorrectedModelTest, TheStartOnAnIdleGpuIsKeptApart) {
   EXPECT_NEAR(static_cast<double>(model_.start_ns()), 75'000, 100);
   EXPECT_EQ(model_.PredictNs(one_), 100'000u);
   for (int i = 0; i < 2000; ++i) model_.RecordStart(model_.Predict(one_), 50'000);
-  EXPECT_LT(model_.start_ns(), 100u);
+  EXPECT_EQ(model_.start_ns(), 0u);
 }
 
 TEST_F(CorrectedModelTest, UnknownTimesStayUnknown) {

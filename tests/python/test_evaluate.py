@@ -40,6 +40,10 @@ def test_the_highest_load_ends_at_the_first_violation():
     assert evaluate.highest_load(rows, "abacus") == 0.8
     assert evaluate.highest_load(rows, "sjf") == 0
     assert evaluate.violation_ratios(rows) == {0.8: 0.5}
+    more = [*rows, row("sjf", 0.6, 0.05)]
+    assert evaluate.violation_ratios(more) == {}, "sjf has no row at 0.8"
+    assert evaluate.load_text(more, "sjf") == "<0.60"
+    assert evaluate.load_text(rows, "abacus") == ">=0.80"
     assert any("gain 1.14; 0.8: 0.50" in line for line in evaluate.summary(rows))
 
 
@@ -57,7 +61,7 @@ def test_a_sweep_goes_on_after_what_is_there_and_stops_at_too_many_violations(tm
     assert any(evaluate.missing(again, sweep, ("a", "b"), "abacus", 0.1))
 
 
-@pytest.mark.parametrize("text", ["a+b:1", "a+b:x:1.0", "a+b:1:x"])
+@pytest.mark.parametrize("text", ["a+b:1", "a+b:x:1.0", "a+b:1:x", "a+b:1:0", "a:1:1.0"])
 def test_a_wrong_sweep_says_what_is_expected(text):
     with pytest.raises(SystemExit, match="expected PAIRS:BATCHES:LOADS"):
         evaluate.parse_sweep(text, list(SOLO))
