@@ -143,10 +143,11 @@ TEST(Lifecycle, StatusSaysHowGoodPredictionsAre) {
   const auto client = ConnectTo(controller.tcp());
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(client->Infer(ImageQuery(i)));
   const std::string status = std::string(ABACUS_BIN_DIR) + "/abacus-status --name " + controller.name();
-  EXPECT_THAT(
-      RunLine(status).second,
-      testing::ContainsRegex("margin [0-9.]+ %, error [0-9.]+ % over 20 rounds \\(0 of several ranges\\), [0-9.]+ "
-                             "% over prediction plus margin, 20 by the additive model"));
+  const std::string text = RunLine(status).second;
+  EXPECT_THAT(text,
+              testing::ContainsRegex("margin [0-9.]+ % of time \\+ 0.2 ms, error [0-9.]+ % over 20 rounds \\(0 of "
+                                     "several ranges\\), [0-9.]+ % over prediction plus margin, 20 by the additive"));
+  EXPECT_THAT(text, testing::ContainsRegex("predictions corrected by ([01].[0-9]+ ){4}\\(by ranges"));
   const std::string json = RunLine(status + " --json").second;
   EXPECT_THAT(json, testing::ContainsRegex("\"rounds\": 20,\n +\"rounds_over\": [0-9]+,\n +\"rounds_several\": 0,\n"
                                            " +\"rounds_untrained\": 20"));
