@@ -11,6 +11,7 @@ With a GPU, start the CUDA MPS daemon first and pass --set worker.gpu=0.
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import itertools
@@ -94,15 +95,16 @@ def violation_ratios(rows, least=0.02):
 
 
 class Controller:
-    """A running controller; stops when the block ends."""
+    """A controller, from its start to stop()."""
 
-    def __init__(self, options, policy):
+    def __init__(self, options, policy, port):
         self.options, self.name = options, f"evaluate-{policy}"
+        self.address = f"tcp://127.0.0.1:{port}"
         settings = [
             f"scheduler.policy={policy}",
             f"scheduler.predictor={pathlib.Path(options.predictor).resolve()}",
             f"server.name={self.name}",
-            f'server.listen=["tcp://127.0.0.1:{options.port}"]',
+            f'server.listen=["{self.address}"]',
             *options.set,
         ]
         command = [f"{options.bin}/abacus-controller", "--config", options.config]
@@ -111,17 +113,16 @@ class Controller:
             command + [part for setting in settings for part in ("--set", setting)], stdout=self.log, stderr=self.log
         )
 
-    def __enter__(self):
+    def wait_until_serving(self):
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self.process.poll() is None:
             status = self.status()
             if status and status["pid"] == self.process.pid and all(service["state"] == "serving" for service in status["services"]):
-                return self
+                return
             time.sleep(0.5)
-        self.__exit__()
         sys.exit(f"evaluate: the controller did not come up; see {self.log.name}")
 
-    def __exit__(self, *_):
+    def stop(self):
         self.process.terminate()
         self.process.wait(30)
         self.log.close()
@@ -144,7 +145,7 @@ def load_once(options, controller, pair, batches, rate, qos_us):
     """Columns of one row: a load at `rate` queries a second."""
     before = controller.predictor()
     command = [
-        f"{options.bin}/abacus-client", "--json", "load", "--address", f"tcp://127.0.0.1:{options.port}",
+        f"{options.bin}/abacus-client", "--json", "load", "--address", controller.address,
         "--rate", str(rate), "--seconds", str(round(options.queries / rate, 3)), "--seed", str(options.seed), "--qos-us",
         str(round(qos_us)), "--payload" if options.payload else "--no-payload",
     ]  # fmt: skip
@@ -198,9 +199,14 @@ def parse(arguments):
     parser.add_argument("--config", required=True, help="configuration with the models as services of the same names")
     parser.add_argument("--predictor", required=True)
     parser.add_argument(
-        "--sweep", action="append", default=[], metavar="PAIRS:BATCHES:LOADS",
-        help="A+B,C+D or all; the batch sizes that are asked for, 1,2 or all; repeatable"
+        "--sweep", action="append", default=[], metavar="PAIRS:BATCHES:LOADS[:POLICIES]",
+        help="A+B,C+D or all; the batch sizes that are asked for, 1,2 or all; only these of the policies; repeatable"
         " (default: all:all:0.4,0.5,0.6,0.7,0.8,0.9,1.0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--turns", action="store_true",
+        help="start a controller for every policy at once and let them take turns at every load, so that a disturbance"
+        " of the machine meets all; the GPU must have memory for as many copies of the models",
     )  # fmt: skip
     parser.add_argument("--stop-above", type=float, default=0.1, help="violations beyond which no higher load is tried")
     parser.add_argument("--policies", default="fcfs,sjf,edf,free,abacus")
@@ -208,7 +214,7 @@ def parse(arguments):
     parser.add_argument("--qos-factor", type=float, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--payload", action="store_true", help="send tensors, too")
-    parser.add_argument("--port", type=int, default=5579)
+    parser.add_argument("--port", type=int, default=5579, help="of the first controller; with --turns the others follow")
     parser.add_argument("--set", action="append", default=[], help="setting of the controller; repeatable")
     parser.add_argument("--out", required=True, help="folder for serving.csv and logs")
     return parser.parse_args(arguments)
@@ -219,7 +225,7 @@ def check_settings(path, options):
     settings = {
         "config": pathlib.Path(options.config).name,
         "predictor": hashlib.sha256(pathlib.Path(options.predictor).read_bytes()).hexdigest(),
-        **{key: getattr(options, key) for key in ("queries", "qos_factor", "seed", "payload", "set")},
+        **{key: getattr(options, key) for key in ("queries", "qos_factor", "seed", "payload", "turns", "set")},
     }
     if not path.exists():
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -233,19 +239,21 @@ class Sweep(typing.NamedTuple):
     batches: list | None  # None: all
     batches_text: str
     loads: list
+    policies: list | None  # None: all
 
 
 def parse_sweep(text, models):
-    """A Sweep from PAIRS:BATCHES:LOADS; ends the program if it is not one."""
+    """A Sweep from PAIRS:BATCHES:LOADS[:POLICIES]; ends the program if it is not one."""
     try:
-        pairs, batches, loads = text.split(":")
+        pairs, batches, loads, *policies = text.split(":")
         chosen = [tuple(p.split("+")) for p in pairs.split(",")] if pairs != "all" else list(itertools.combinations(models, 2))
         sizes = None if batches == "all" else [int(b) for b in batches.split(",")]
-        sweep = Sweep(chosen, sizes, batches, sorted(float(load) for load in loads.split(",")))
-        if sweep.loads[0] <= 0 or any(len(pair) != 2 for pair in chosen):
+        names = policies[0].split(",") if policies else None
+        sweep = Sweep(chosen, sizes, batches, sorted(float(load) for load in loads.split(",")), names)
+        if sweep.loads[0] <= 0 or any(len(pair) != 2 for pair in chosen) or len(policies) > 1:
             raise ValueError
     except ValueError:
-        sys.exit(f"evaluate: --sweep {text}: expected PAIRS:BATCHES:LOADS, as in resnet50+bert:1:0.9,1.0,1.1")
+        sys.exit(f"evaluate: --sweep {text}: expected PAIRS:BATCHES:LOADS[:POLICIES], as in resnet50+bert:1:0.9,1.0,1.1")
     for model in itertools.chain(*sweep.pairs):
         if model not in models:
             sys.exit(f"evaluate: the predictor has no model {model}; it has {', '.join(models)}")
@@ -265,25 +273,44 @@ class Results:
         if self.file.tell() == 0:
             self.writer.writeheader()
 
-    def find(self, pair, batches, load, policy):
-        key = (pair, batches, load, policy)
-        return next((r for r in self.rows if (r["pair"], r["batches"], float(r["load"]), r["policy"]) == key), None)
-
     def add(self, row):
         self.writer.writerow(row)
         self.file.flush()
         self.rows.append({key: str(value) for key, value in row.items()})
 
 
-def missing(results, sweep, pair, policy, stop_above):
-    """Loads of the sweep that have no row yet, up to the first that has too many violations; lazily."""
-    for load in sweep.loads:
-        row = results.find("+".join(pair), sweep.batches_text, load, policy)
-        if row is None:
-            yield load
-            row = results.find("+".join(pair), sweep.batches_text, load, policy)
-        if row is None or float(row["violation"]) > stop_above:
-            return
+def is_missing(results, sweep, pair, load, policy, stop_above):
+    """Whether the sweep asks for this point, it is not there yet, and no lower load has too many violations."""
+    if sweep.policies is not None and policy not in sweep.policies:
+        return False
+    curve = [
+        (float(r["load"]), float(r["violation"]))
+        for r in results.rows
+        if (r["pair"], r["batches"], r["policy"]) == ("+".join(pair), sweep.batches_text, policy)
+    ]
+    return all(done != load and (done > load or violation <= stop_above) for done, violation in curve)
+
+
+def measure(options, controllers, sweeps, mixes, results):
+    """All points of the sweeps that are missing for the policies of `controllers` ({policy: Controller})."""
+    points = [(sweep, pair, load) for sweep in sweeps for pair in sweep.pairs for load in sweep.loads]
+    for number, (sweep, pair, load) in enumerate(points, 1):
+        mean_us, qos_us = mixes[pair, sweep.batches_text]
+        for policy, controller in controllers.items():
+            if not is_missing(results, sweep, pair, load, policy, options.stop_above):
+                continue
+            row = {
+                "pair": "+".join(pair), "batches": sweep.batches_text, "load": load, "policy": policy,
+                "rate_per_s": round(load * 1e6 / mean_us, 1), "qos_us": round(qos_us),
+            }  # fmt: skip
+            row |= load_once(options, controller, pair, sweep.batches, row["rate_per_s"], qos_us)
+            results.add(row)
+            print(
+                f"{number}/{len(points)} {policy}  {row['pair']} batch {sweep.batches_text} load {load}:"
+                f" {100 * row['violation']:.2f} % violated, p99 {row['p99_us'] / 1000:.2f} ms,"
+                f" {row['rounds_over']} of {row['rounds']} rounds over",
+                flush=True,
+            )
 
 
 def main(arguments):
@@ -295,26 +322,19 @@ def main(arguments):
     out.mkdir(parents=True, exist_ok=True)
     check_settings(out / "settings.json", options)
     results = Results(out / "serving.csv")
-    for policy in options.policies.split(","):
-        curves = [(sweep, pair) for sweep in sweeps for pair in sweep.pairs]
-        if not any(any(missing(results, sweep, pair, policy, options.stop_above)) for sweep, pair in curves):
+    policies = options.policies.split(",")
+    for turn in [policies] if options.turns else [[policy] for policy in policies]:
+        points = ((sweep, pair, load) for sweep in sweeps for pair in sweep.pairs for load in sweep.loads)
+        if not any(is_missing(results, *point, policy, options.stop_above) for point in points for policy in turn):
             continue
-        with Controller(options, policy) as controller:
-            for number, (sweep, pair) in enumerate(curves, 1):
-                mean_us, qos_us = mixes[pair, sweep.batches_text]
-                for load in missing(results, sweep, pair, policy, options.stop_above):
-                    row = {
-                        "pair": "+".join(pair), "batches": sweep.batches_text, "load": load, "policy": policy,
-                        "rate_per_s": round(load * 1e6 / mean_us, 1), "qos_us": round(qos_us),
-                    }  # fmt: skip
-                    row |= load_once(options, controller, pair, sweep.batches, row["rate_per_s"], qos_us)
-                    results.add(row)
-                    print(
-                        f"{policy} {number}/{len(curves)}  {row['pair']} batch {sweep.batches_text} load {load}:"
-                        f" {100 * row['violation']:.2f} % violated, p99 {row['p99_us'] / 1000:.2f} ms,"
-                        f" {row['rounds_over']} of {row['rounds']} rounds over",
-                        flush=True,
-                    )
+        with contextlib.ExitStack() as running:
+            controllers = {}
+            for i, policy in enumerate(turn):
+                controllers[policy] = Controller(options, policy, options.port + i)
+                running.callback(controllers[policy].stop)
+            for controller in controllers.values():
+                controller.wait_until_serving()
+            measure(options, controllers, sweeps, mixes, results)
     print("\n".join(summary(results.rows)))
 
 

@@ -51,17 +51,78 @@ def test_a_sweep_goes_on_after_what_is_there_and_stops_at_too_many_violations(tm
     sweep = evaluate.parse_sweep("a+b:1:1.0,0.8,1.2,1.4", list(SOLO))
     results = evaluate.Results(tmp_path / "serving.csv")
     results.add(row("edf", 0.8, 0.0))
-    loads = []
-    for load in evaluate.missing(results, sweep, ("a", "b"), "edf", 0.1):
-        loads.append(load)
-        results.add(row("edf", load, 0.05 if load < 1.2 else 0.2))
-    assert loads == [1.0, 1.2]
+    asked = []
+    for load in sweep.loads:
+        if evaluate.is_missing(results, sweep, ("a", "b"), load, "edf", 0.1):
+            asked.append(load)
+            results.add(row("edf", load, 0.05 if load < 1.2 else 0.2))
+    assert asked == [1.0, 1.2]
     again = evaluate.Results(tmp_path / "serving.csv")
-    assert not any(evaluate.missing(again, sweep, ("a", "b"), "edf", 0.1))
-    assert any(evaluate.missing(again, sweep, ("a", "b"), "abacus", 0.1))
+    assert not any(evaluate.is_missing(again, sweep, ("a", "b"), load, "edf", 0.1) for load in sweep.loads)
+    assert evaluate.is_missing(again, sweep, ("a", "b"), 1.4, "abacus", 0.1)
+    some = evaluate.parse_sweep("a+b:1:1.4:free,abacus", list(SOLO))
+    assert evaluate.is_missing(again, some, ("a", "b"), 1.4, "abacus", 0.1)
+    assert not evaluate.is_missing(again, some, ("a", "b"), 1.4, "sjf", 0.1), "the sweep does not ask for it"
 
 
-@pytest.mark.parametrize("text", ["a+b:1", "a+b:x:1.0", "a+b:1:x", "a+b:1:0", "a:1:1.0"])
+FAKE_CONTROLLER = """#!{python}
+import os, pathlib, signal, sys, time
+folder, policy = pathlib.Path("{folder}"), next(a for a in sys.argv if a.startswith("scheduler.policy=")).split("=")[1]
+log = open(folder / "started.log", "a")
+log.write(policy + "\\n"); log.flush()
+if policy == "broken": sys.exit(1)
+signal.signal(signal.SIGTERM, lambda *_: (log.write("end of " + policy + "\\n"), log.flush(), sys.exit(0)))
+(folder / ("evaluate-" + policy)).write_text(str(os.getpid()))
+while True: time.sleep(1)
+"""
+FAKE_STATUS = """#!{python}
+import json, pathlib, sys
+pid = int((pathlib.Path("{folder}") / sys.argv[-1]).read_text())
+predictor = dict(rounds=0, rounds_several=0, rounds_over=0, margin=0.1)
+print(json.dumps(dict(pid=pid, services=[dict(state="serving")], predictor=predictor)))
+"""
+FAKE_CLIENT = """#!{python}
+import json, pathlib, sys
+with open(pathlib.Path("{folder}") / "loads.log", "a") as log: log.write(sys.argv[4] + " " + sys.argv[6] + "\\n")
+latency = dict(p50=1.0, p99=2.0)
+print(json.dumps(dict(total=dict(sent=10, replies=dict(OK=10), violations=dict(late=0, rejected=0), lost=0,
+                                 latency_us=latency, goodput_per_s=5.0))))
+"""
+
+
+def run_with_fakes(folder, *arguments):
+    """evaluate.main with programs that only write down what happens to them; the lines of both logs."""
+    for name, text in (("controller", FAKE_CONTROLLER), ("status", FAKE_STATUS), ("client", FAKE_CLIENT)):
+        program = folder / f"abacus-{name}"
+        program.write_text(text.format(python=sys.executable, folder=folder), encoding="utf-8")
+        program.chmod(0o755)
+    models = [{"name": n, "buckets": [{"batch": 1, "sequence": 0, "solo": {"us": [100.0]}}]} for n in "ab"]
+    (folder / "p").write_text("x\n" + json.dumps({"subject": {"models": models}}), encoding="utf-8")
+    common = ["--bin", str(folder), "--config", "c.toml", "--predictor", str(folder / "p"), "--out", str(folder / "out")]
+    evaluate.main([*common, *arguments])
+    return [(folder / name).read_text(encoding="utf-8").splitlines() for name in ("started.log", "loads.log")]
+
+
+def test_policies_follow_each_other_or_take_turns(tmp_path):
+    sweep = ["--sweep", "a+b:1:0.5,1.0", "--policies", "edf,abacus", "--port", "7000"]
+    (tmp_path / "after").mkdir()
+    started, loads = run_with_fakes(tmp_path / "after", *sweep)
+    assert started == ["edf", "end of edf", "abacus", "end of abacus"]
+    assert loads == [f"tcp://127.0.0.1:7000 {rate}" for rate in ("5000.0", "10000.0") * 2]
+    (tmp_path / "turns").mkdir()
+    started, loads = run_with_fakes(tmp_path / "turns", *sweep, "--turns")
+    assert sorted(started[:2]) == ["abacus", "edf"] and len(started) == 4, "both run before one ends"
+    assert loads == [f"tcp://127.0.0.1:{port} {rate}" for rate in ("5000.0", "10000.0") for port in (7000, 7001)]
+
+
+def test_no_controller_stays_behind_when_one_does_not_come_up(tmp_path):
+    with pytest.raises(SystemExit, match="did not come up"):
+        run_with_fakes(tmp_path, "--sweep", "a+b:1:0.5", "--policies", "edf,broken", "--turns")
+    lines = (tmp_path / "started.log").read_text(encoding="utf-8").splitlines()
+    assert sorted(lines) == ["broken", "edf", "end of edf"]
+
+
+@pytest.mark.parametrize("text", ["a+b:1", "a+b:x:1.0", "a+b:1:x", "a+b:1:0", "a:1:1.0", "a+b:1:1.0:edf:sjf"])
 def test_a_wrong_sweep_says_what_is_expected(text):
     with pytest.raises(SystemExit, match="expected PAIRS:BATCHES:LOADS"):
         evaluate.parse_sweep(text, list(SOLO))
