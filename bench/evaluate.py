@@ -264,18 +264,17 @@ class Results:
     """OUT/serving.csv: what was measured before, and rows as they come."""
 
     def __init__(self, path):
-        self.rows = []
+        self.path, self.rows = path, []
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
                 self.rows = list(csv.DictReader(file))
-        self.file = open(path, "a", newline="", encoding="utf-8")
-        self.writer = csv.DictWriter(self.file, COLUMNS)
-        if self.file.tell() == 0:
-            self.writer.writeheader()
 
     def add(self, row):
-        self.writer.writerow(row)
-        self.file.flush()
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
         self.rows.append({key: str(value) for key, value in row.items()})
 
 

@@ -108,14 +108,15 @@ int RunSimulate(const SimulateOptions& options) {
              static_cast<double>(mix->qos_ns) * 1e-6, options.seconds, options.seed);
   fmt::print("load 1.0 is what the GPU does running one query after another: {:.0f} queries/s\n\n",
              1 / mix->mean_solo_s);
-  fmt::print("{:>5} {:>9} {:<9} {:>8} {:>9} {:>9} {:>9} {:>8} {:>7} {:>7} {:>6}\n", "load", "queries/s", "policy",
-             "sent", "violated", "p50 ms", "p99 ms", "rounds", "groups", "over", "busy");
+  fmt::print("{:>5} {:>9} {:<9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>7} {:>6}\n", "load", "queries/s", "policy",
+             "sent", "violated", "in time/s", "p50 ms", "p99 ms", "rounds", "groups", "over", "busy");
   std::ofstream csv;
   if (!options.csv.empty()) {
     csv.open(options.csv);
     if (!csv) return fail({StatusCode::kUnavailable, "cannot write " + options.csv});
-    csv << "models,batches,load,rate_per_s,policy,packing,sent,in_time,late,refused,violation,p50_ms,p99_ms,rounds,"
-           "rounds_over,margin\n";
+    csv << "models,batches,load,rate_per_s,policy,packing,sent,in_time,late,refused,violation,goodput_per_s,p50_ms,p99_"
+           "ms,"
+           "rounds,rounds_over,margin\n";
   }
   for (const double load : options.loads) {
     const double rate_per_s = load / mix->mean_solo_s;
@@ -136,15 +137,19 @@ int RunSimulate(const SimulateOptions& options) {
       const auto share = [](uint64_t part, uint64_t whole) {
         return whole == 0 ? 0.0 : 100 * static_cast<double>(part) / static_cast<double>(whole);
       };
-      fmt::print("{:>5.2f} {:>9.0f} {:<9} {:>8} {:>8.3f}% {:>9.2f} {:>9.2f} {:>8} {:>6.1f}% {:>6.2f}% {:>5.1f}%\n",
-                 load, rate_per_s, policy, result->sent, result->violation() * 100, p50_ms, p99_ms, result->rounds,
-                 share(result->rounds_several, result->rounds), share(result->rounds_over, result->rounds),
-                 result->busy * 100);
+      const double goodput_per_s =
+          static_cast<double>(result->in_time) * 1e9 / static_cast<double>(std::max<uint64_t>(1, result->end_ns));
+      fmt::print(
+          "{:>5.2f} {:>9.0f} {:<9} {:>8} {:>8.3f}% {:>9.0f} {:>9.2f} {:>9.2f} {:>8} {:>6.1f}% {:>6.2f}% {:>5.1f}%\n",
+          load, rate_per_s, policy, result->sent, result->violation() * 100, goodput_per_s, p50_ms, p99_ms,
+          result->rounds, share(result->rounds_several, result->rounds), share(result->rounds_over, result->rounds),
+          result->busy * 100);
       if (csv.is_open()) {
-        csv << fmt::format("{},{},{},{:.1f},{},{},{},{},{},{},{:.6f},{:.3f},{:.3f},{},{},{:.4f}\n",
+        csv << fmt::format("{},{},{},{:.1f},{},{},{},{},{},{},{:.6f},{:.1f},{:.3f},{:.3f},{},{},{:.4f}\n",
                            fmt::join(options.models, "+"), fmt::join(options.batches, "+"), load, rate_per_s, policy,
                            options.packing, result->sent, result->in_time, result->late, result->refused,
-                           result->violation(), p50_ms, p99_ms, result->rounds, result->rounds_over, result->margin);
+                           result->violation(), goodput_per_s, p50_ms, p99_ms, result->rounds, result->rounds_over,
+                           result->margin);
       }
       if (sim.timeline > 0) PrintTimeline(*result, options.models, sim.timeline);
     }

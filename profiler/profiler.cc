@@ -62,10 +62,9 @@ void MakeAscending(std::vector<double>* values) {
 }
 
 // Reads driver and clocks from nvidia-smi; empty without it.
-std::vector<std::string> QueryGpu(int gpu, const std::string& fields) {
-  const auto out =
-      RunCommand({"nvidia-smi", "-i", std::to_string(gpu), "--query-gpu=" + fields, "--format=csv,noheader,nounits"},
-                 "", 5 * kNsPerSecond);
+std::vector<std::string> QueryGpu(const std::string& gpu, const std::string& fields) {
+  const auto out = RunCommand({"nvidia-smi", "-i", gpu, "--query-gpu=" + fields, "--format=csv,noheader,nounits"}, "",
+                              5 * kNsPerSecond);
   std::vector<std::string> values;
   if (!out) return values;
   std::istringstream line(*out);
@@ -80,7 +79,12 @@ std::vector<std::string> QueryGpu(int gpu, const std::string& fields) {
 class Profiler {
  public:
   Profiler(const Config& config, const ProfileOptions& options, bool gpu, Region* region, RoundRunner* runner)
-      : config_(config), options_(options), gpu_(gpu), region_(region), runner_(runner) {}
+      : config_(config),
+        options_(options),
+        gpu_(gpu),
+        smi_gpu_(options.nvidia_smi_gpu.empty() ? std::to_string(config.worker.gpu) : options.nvidia_smi_gpu),
+        region_(region),
+        runner_(runner) {}
 
   Status Run();
 
@@ -104,6 +108,7 @@ class Profiler {
   const Config& config_;
   const ProfileOptions& options_;
   const bool gpu_;
+  const std::string smi_gpu_;
   Region* const region_;
   RoundRunner* const runner_;
   ProfileData data_;
@@ -155,7 +160,7 @@ Status Profiler::AwaitWorkers() {
 
 Status Profiler::DescribeSubject() {
   data_.seed = options_.seed;
-  const std::vector<std::string> driver = gpu_ ? QueryGpu(config_.worker.gpu, "driver_version") : decltype(driver)();
+  const std::vector<std::string> driver = gpu_ ? QueryGpu(smi_gpu_, "driver_version") : decltype(driver)();
   data_.driver = driver.empty() ? "none" : driver[0];
   for (uint32_t i = 0; i < config_.services.size(); ++i) {
     const WorkerBlock& block = region_->worker(i);
@@ -324,7 +329,7 @@ Status Profiler::NoteClock() {
   const uint64_t now_ns = MonotonicNs();
   if (!gpu_ || now_ns < next_clock_ns_) return Status::Ok();
   next_clock_ns_ = now_ns + kClockEveryNs;
-  const std::vector<std::string> values = QueryGpu(config_.worker.gpu, "clocks.sm,clocks.mem,temperature.gpu");
+  const std::vector<std::string> values = QueryGpu(smi_gpu_, "clocks.sm,clocks.mem,temperature.gpu");
   if (values.size() != 3) return Status::Ok();
   const auto number = [](const std::string& text) { return std::strtod(text.c_str(), nullptr); };
   return writer_->Clock(

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 
 #include "controller/config.h"
 #include "shm/status.h"
@@ -23,6 +24,9 @@ struct ProfileOptions {
   uint32_t repetitions = 3;  // of each measurement, after one that warms up
   uint64_t seed = 1;
   bool fresh = false;  // overwrite an existing profile instead of going on with it
+  // Whose driver and clocks are noted, as nvidia-smi knows it (index or UUID); empty: worker.gpu. Behind an MPS daemon
+  // that has one GPU, that one is the first to CUDA and still the n-th to nvidia-smi.
+  std::string nvidia_smi_gpu;
 };
 
 // Errors: kShuttingDown when interrupted (everything measured is in the file), else what was wrong.

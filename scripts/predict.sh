@@ -42,7 +42,7 @@ profile_command() {
   trap 'rm -f "$STARTED_FOLDER/controller.pid"; stop_mps "$STARTED_FOLDER"' EXIT
   trap 'exit 130' INT TERM
   use_gpu "$STARTED_FOLDER"
-  arguments+=(${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
+  arguments+=(--nvidia-smi-gpu "$CONFIG_GPU" ${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
   say "profiling on $CONFIG_DEVICE into $out; Ctrl-C stops, the same command goes on"
   attend "$STARTED_FOLDER/controller.pid" "$BIN/abacus-profile" "${arguments[@]}"
   ((ATTENDED_STATUS != 0)) || say "train on it with: ./mps.sh train $out"
