@@ -41,6 +41,7 @@ Abacus serves several DNNs on one GPU (or on the CPU) with predictable latency.
       --repetitions N            of each measurement (default: 3)
       --seed N                   of the groups that are chosen (default: 1)
       --out FILE                 the profile (default: profiles/NAME.jsonl for NAME.toml)
+      --nvidia-smi-gpu ID        the GPU whose driver and clocks are noted, where nvidia-smi counts otherwise than CUDA
       --set SECTION.KEY=VALUE    change one setting of CONFIG; repeatable
       --fresh                    start over
   ./mps.sh train [CONFIG]        train the latency predictor on the profile of CONFIG and say how good it is

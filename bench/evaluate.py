@@ -124,7 +124,11 @@ class Controller:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(30)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.log.close()
 
     def status(self):
@@ -200,13 +204,13 @@ def parse(arguments):
     parser.add_argument("--predictor", required=True)
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="PAIRS:BATCHES:LOADS[:POLICIES]",
-        help="A+B,C+D or all; the batch sizes that are asked for, 1,2 or all; only these of the policies; repeatable"
+        help="A+B,C+D or all; the batch sizes that are asked for, 1,2 or all; loads; only these of the policies; repeatable"
         " (default: all:all:0.4,0.5,0.6,0.7,0.8,0.9,1.0)",
     )  # fmt: skip
     parser.add_argument(
         "--turns", action="store_true",
-        help="start a controller for every policy at once and let them take turns at every load, so that a disturbance"
-        " of the machine meets all; the GPU must have memory for as many copies of the models",
+        help="start the controllers of all policies at once and let them take turns at every load they share, so that a"
+        " disturbance of the machine meets all; the GPU must have memory for as many copies of the models",
     )  # fmt: skip
     parser.add_argument("--stop-above", type=float, default=0.1, help="violations beyond which no higher load is tried")
     parser.add_argument("--policies", default="fcfs,sjf,edf,free,abacus")
@@ -220,18 +224,25 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def check_settings(path, options):
-    """Rows of one file are comparable only if all were measured alike: ends the program if they were not."""
-    settings = {
+def file_hash(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def settings_of(options):
+    return {
         "config": pathlib.Path(options.config).name,
-        "predictor": hashlib.sha256(pathlib.Path(options.predictor).read_bytes()).hexdigest(),
+        "predictor": file_hash(options.predictor),
         **{key: getattr(options, key) for key in ("queries", "qos_factor", "seed", "payload", "turns", "set")},
     }
+
+
+def check_settings(path, settings):
+    """Rows of one file are comparable only if all were measured alike: ends the program if they were not."""
     if not path.exists():
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = {"turns": False} | json.loads(path.read_text(encoding="utf-8"))  # older files do not have it
     if different := [key for key in settings if settings[key] != before.get(key)]:
-        sys.exit(f"evaluate: {path.parent} was begun with another {', '.join(different)}: use another --out")
+        sys.exit(f"{path.parent} was begun with another {', '.join(different)}: use another --out")
 
 
 class Sweep(typing.NamedTuple):
@@ -239,25 +250,62 @@ class Sweep(typing.NamedTuple):
     batches: list | None  # None: all
     batches_text: str
     loads: list
-    policies: list | None  # None: all
+    policies: list
 
 
-def parse_sweep(text, models):
+def parse_sweep(text, models, policies):
     """A Sweep from PAIRS:BATCHES:LOADS[:POLICIES]; ends the program if it is not one."""
     try:
-        pairs, batches, loads, *policies = text.split(":")
+        pairs, batches, loads, *only = text.split(":")
         chosen = [tuple(p.split("+")) for p in pairs.split(",")] if pairs != "all" else list(itertools.combinations(models, 2))
         sizes = None if batches == "all" else [int(b) for b in batches.split(",")]
-        names = policies[0].split(",") if policies else None
-        sweep = Sweep(chosen, sizes, batches, sorted(float(load) for load in loads.split(",")), names)
-        if sweep.loads[0] <= 0 or any(len(pair) != 2 for pair in chosen) or len(policies) > 1:
+        names = only[0].split(",") if only else policies
+        sweep = Sweep(chosen, sizes, batches, [float(load) for load in loads.split(",")], names)
+        if min(sweep.loads) <= 0 or any(len(pair) != 2 for pair in chosen) or len(only) > 1:
             raise ValueError
     except ValueError:
         sys.exit(f"evaluate: --sweep {text}: expected PAIRS:BATCHES:LOADS[:POLICIES], as in resnet50+bert:1:0.9,1.0,1.1")
     for model in itertools.chain(*sweep.pairs):
         if model not in models:
             sys.exit(f"evaluate: the predictor has no model {model}; it has {', '.join(models)}")
+    for policy in names:
+        if policy not in policies:
+            sys.exit(f"evaluate: --sweep {text}: no policy {policy} among those of --policies, {','.join(policies)}")
     return sweep
+
+
+class Point(typing.NamedTuple):
+    """What is measured at once: one load, for each of the policies."""
+
+    pair: tuple
+    batches: list | None
+    batches_text: str
+    load: float
+    policies: set
+
+    def is_missing(self, results, policy, stop_above):
+        """Whether it is asked for, not there yet, and no lower load of its curve has too many violations."""
+        curve = [
+            (float(r["load"]), float(r["violation"]))
+            for r in results.rows
+            if (r["pair"], r["batches"], r["policy"]) == ("+".join(self.pair), self.batches_text, policy)
+        ]
+        return policy in self.policies and all(
+            load != self.load and (load > self.load or violation <= stop_above) for load, violation in curve
+        )
+
+
+def points_of(sweeps):
+    """The points of all sweeps: pair by pair, loads ascending, so that policies meet at every load they share."""
+    curves = {}
+    for sweep in sweeps:
+        for pair in sweep.pairs:
+            loads = curves.setdefault((pair, sweep.batches_text), (sweep.batches, {}))[1]
+            for load in sweep.loads:
+                loads.setdefault(load, set()).update(sweep.policies)
+    for (pair, text), (batches, loads) in curves.items():
+        for load in sorted(loads):
+            yield Point(pair, batches, text, load, loads[load])
 
 
 class Results:
@@ -278,34 +326,21 @@ class Results:
         self.rows.append({key: str(value) for key, value in row.items()})
 
 
-def is_missing(results, sweep, pair, load, policy, stop_above):
-    """Whether the sweep asks for this point, it is not there yet, and no lower load has too many violations."""
-    if sweep.policies is not None and policy not in sweep.policies:
-        return False
-    curve = [
-        (float(r["load"]), float(r["violation"]))
-        for r in results.rows
-        if (r["pair"], r["batches"], r["policy"]) == ("+".join(pair), sweep.batches_text, policy)
-    ]
-    return all(done != load and (done > load or violation <= stop_above) for done, violation in curve)
-
-
-def measure(options, controllers, sweeps, mixes, results):
-    """All points of the sweeps that are missing for the policies of `controllers` ({policy: Controller})."""
-    points = [(sweep, pair, load) for sweep in sweeps for pair in sweep.pairs for load in sweep.loads]
-    for number, (sweep, pair, load) in enumerate(points, 1):
-        mean_us, qos_us = mixes[pair, sweep.batches_text]
+def measure(options, controllers, points, mixes, results):
+    """All points that are missing for the policies of `controllers` ({policy: Controller})."""
+    for number, point in enumerate(points, 1):
+        mean_us, qos_us = mixes[point.pair, point.batches_text]
         for policy, controller in controllers.items():
-            if not is_missing(results, sweep, pair, load, policy, options.stop_above):
+            if not point.is_missing(results, policy, options.stop_above):
                 continue
             row = {
-                "pair": "+".join(pair), "batches": sweep.batches_text, "load": load, "policy": policy,
-                "rate_per_s": round(load * 1e6 / mean_us, 1), "qos_us": round(qos_us),
+                "pair": "+".join(point.pair), "batches": point.batches_text, "load": point.load, "policy": policy,
+                "rate_per_s": round(point.load * 1e6 / mean_us, 1), "qos_us": round(qos_us),
             }  # fmt: skip
-            row |= load_once(options, controller, pair, sweep.batches, row["rate_per_s"], qos_us)
+            row |= load_once(options, controller, point.pair, point.batches, row["rate_per_s"], qos_us)
             results.add(row)
             print(
-                f"{number}/{len(points)} {policy}  {row['pair']} batch {sweep.batches_text} load {load}:"
+                f"{number}/{len(points)} {policy}  {row['pair']} batch {point.batches_text} load {point.load}:"
                 f" {100 * row['violation']:.2f} % violated, p99 {row['p99_us'] / 1000:.2f} ms,"
                 f" {row['rounds_over']} of {row['rounds']} rounds over",
                 flush=True,
@@ -315,17 +350,16 @@ def measure(options, controllers, sweeps, mixes, results):
 def main(arguments):
     options = parse(arguments)
     solo = read_solo(options.predictor)
-    sweeps = [parse_sweep(text, list(solo)) for text in options.sweep or ["all:all:0.4,0.5,0.6,0.7,0.8,0.9,1.0"]]
-    mixes = {(pair, s.batches_text): mix_of(solo, pair, s.batches, options.qos_factor) for s in sweeps for pair in s.pairs}
+    policies = options.policies.split(",")
+    sweeps = [parse_sweep(text, list(solo), policies) for text in options.sweep or ["all:all:0.4,0.5,0.6,0.7,0.8,0.9,1.0"]]
+    points = list(points_of(sweeps))
+    mixes = {(p.pair, p.batches_text): mix_of(solo, p.pair, p.batches, options.qos_factor) for p in points}
     out = pathlib.Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    check_settings(out / "settings.json", options)
+    check_settings(out / "settings.json", settings_of(options))
     results = Results(out / "serving.csv")
-    policies = options.policies.split(",")
-    for turn in [policies] if options.turns else [[policy] for policy in policies]:
-        points = ((sweep, pair, load) for sweep in sweeps for pair in sweep.pairs for load in sweep.loads)
-        if not any(is_missing(results, *point, policy, options.stop_above) for point in points for policy in turn):
-            continue
+    asked = [policy for policy in policies if any(point.is_missing(results, policy, options.stop_above) for point in points)]
+    for turn in [asked] if options.turns and asked else [[policy] for policy in asked]:
         with contextlib.ExitStack() as running:
             controllers = {}
             for i, policy in enumerate(turn):
@@ -333,9 +367,13 @@ def main(arguments):
                 running.callback(controllers[policy].stop)
             for controller in controllers.values():
                 controller.wait_until_serving()
-            measure(options, controllers, sweeps, mixes, results)
+            measure(options, controllers, points, mixes, results)
     print("\n".join(summary(results.rows)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("evaluate: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)

@@ -27,9 +27,10 @@ struct Pauses {
 };
 
 // A thread that does nothing but read the clock sees a pause as a step.
-Pauses Watch(uint64_t until_ns) {
+Pauses Watch(uint64_t duration_ns) {
   Pauses pauses;
   uint64_t before_ns = MonotonicNs();
+  const uint64_t until_ns = before_ns + duration_ns;
   while (before_ns < until_ns) {
     const uint64_t now_ns = MonotonicNs();
     const uint64_t pause_ns = now_ns - before_ns;
@@ -45,10 +46,9 @@ Pauses Watch(uint64_t until_ns) {
 int RunJitter(const JitterOptions& options) {
   std::vector<Pauses> seen(options.threads);
   {
-    const uint64_t until_ns =
-        MonotonicNs() + static_cast<uint64_t>(options.seconds * static_cast<double>(kNsPerSecond));
+    const auto duration_ns = static_cast<uint64_t>(options.seconds * static_cast<double>(kNsPerSecond));
     std::vector<std::jthread> threads;
-    for (Pauses& pauses : seen) threads.emplace_back([&pauses, until_ns] { pauses = Watch(until_ns); });
+    for (Pauses& pauses : seen) threads.emplace_back([&pauses, duration_ns] { pauses = Watch(duration_ns); });
   }
   Pauses all;
   for (const Pauses& pauses : seen) {

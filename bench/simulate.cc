@@ -114,9 +114,8 @@ int RunSimulate(const SimulateOptions& options) {
   if (!options.csv.empty()) {
     csv.open(options.csv);
     if (!csv) return fail({StatusCode::kUnavailable, "cannot write " + options.csv});
-    csv << "models,batches,load,rate_per_s,policy,packing,sent,in_time,late,refused,violation,goodput_per_s,p50_ms,p99_"
-           "ms,"
-           "rounds,rounds_over,margin\n";
+    csv << "models,batches,load,rate_per_s,policy,packing,sent,in_time,late,refused,violation,goodput_per_s,"
+           "p50_ms,p99_ms,rounds,rounds_over,margin\n";
   }
   for (const double load : options.loads) {
     const double rate_per_s = load / mix->mean_solo_s;

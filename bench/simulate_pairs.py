@@ -3,15 +3,16 @@
 For every pair and choice of batch sizes, from runs of `abacus-bench simulate`:
 - load: the load with 1 % violations, for each policy; load 1 keeps the GPU busy running one query after another;
 - gain: that of abacus over the best of the policies that run one query at a time;
-- full: what abacus gets done per second while the queues never run dry, over the same of edf. What overlap brings at
-  most, in these models.
+- full: what abacus gets done per second while the queues never run dry, over the same of edf: what overlap brings.
 Writes DIR/simulated-pairs.csv as it goes (a second run goes on where the first stopped) and DIR/simulated-pairs.png.
+"nan" stands where no load from 0.01 to 2.5 has 1 % violations.
 """
 
 import argparse
 import concurrent.futures
 import csv
 import itertools
+import math
 import os
 import pathlib
 import subprocess
@@ -48,7 +49,7 @@ def highest_load(violation_at, limit=0.01, steps=10):
     for _ in range(steps):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if violation_at(middle) <= limit else (low, middle)
-    return (low * high) ** 0.5
+    return math.nan if low == LOWEST or high == HIGHEST else (low * high) ** 0.5
 
 
 def row_of(options, pair, batches):
@@ -64,7 +65,8 @@ def row_of(options, pair, batches):
         return float(run["goodput_per_s"])
 
     loads = {policy: load_of(policy) for policy in POLICIES}
-    gain = loads["abacus"] / max(loads[policy] for policy in evaluate.ALONE)
+    alone = [loads[policy] for policy in evaluate.ALONE]
+    gain = math.nan if any(map(math.isnan, alone)) else loads["abacus"] / max(alone)
     return {
         "pair": "+".join(pair), "batches": batches, **{f"load_{policy}": f"{load:.4f}" for policy, load in loads.items()},
         "gain": f"{gain:.4f}", "full": f"{full_of('abacus') / full_of('edf'):.4f}",
@@ -76,8 +78,9 @@ def summary(rows):
     yield f"{'batch':<8} {'pairs':>5}   gain: mean lowest highest, pairs with 1.3   full queues: mean lowest highest"
     for batches in dict.fromkeys(row["batches"] for row in rows):
         gain, full = ([float(r[key]) for r in rows if r["batches"] == batches] for key in ("gain", "full"))
+        gain = [g for g in gain if not math.isnan(g)] or [math.nan]
         yield (
-            f"{batches:<8} {len(gain):>5}   {sum(gain) / len(gain):10.2f} {min(gain):6.2f} {max(gain):7.2f}"
+            f"{batches:<8} {len(full):>5}   {sum(gain) / len(gain):10.2f} {min(gain):6.2f} {max(gain):7.2f}"
             f" {sum(g >= 1.3 for g in gain):15}   {sum(full) / len(full):17.2f} {min(full):6.2f} {max(full):7.2f}"
         )
 
@@ -129,29 +132,39 @@ def main(arguments):
     }
     out = pathlib.Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
+    settings = {"predictor": evaluate.file_hash(options.predictor)}
+    settings |= {key: getattr(options, key) for key in ("queries", "full_queries", "qos_factor", "seed")}
+    evaluate.check_settings(out / "settings.json", settings)
     path = out / "simulated-pairs.csv"
-    rows = []
+    rows = {}
     if path.exists():
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    done = {(row["pair"], row["batches"]) for row in rows}
-    wanted = [mix for mix in options.mean_us if ("+".join(mix[0]), mix[1]) not in done]
+            rows = {(row["pair"], row["batches"]): row for row in csv.DictReader(file)}
+    wanted = [mix for mix in options.mean_us if ("+".join(mix[0]), mix[1]) not in rows]
+    total = len(rows) + len(wanted)
     with open(path, "a", newline="", encoding="utf-8") as file, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         writer = csv.DictWriter(file, COLUMNS)
         if file.tell() == 0:
             writer.writeheader()
         try:
-            for row in pool.map(lambda mix: row_of(options, *mix), wanted):
+            for run in concurrent.futures.as_completed([pool.submit(row_of, options, *mix) for mix in wanted]):
+                row = run.result()
                 writer.writerow(row)
                 file.flush()
-                rows.append(row)
-                print(f"{len(rows)}/{len(options.mean_us)}", " ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+                rows[row["pair"], row["batches"]] = row
+                print(f"{len(rows)}/{total}", " ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         except BaseException:  # an interrupt, too, must not wait for all that is left
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    plot(rows, out / "simulated-pairs.png")
-    print("\n".join(summary(rows)))
+    keys = dict.fromkeys(("+".join(pair), batches) for pair, batches in options.mean_us)  # as asked for, others behind
+    ordered = [rows[key] for key in keys | dict.fromkeys(rows)]
+    print("\n".join(summary(ordered)))
+    plot(ordered, out / "simulated-pairs.png")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("simulate_pairs: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)

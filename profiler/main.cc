@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", options.seed, "Of the groups to measure");
   app.add_flag("--fresh", options.fresh, "Start over instead of going on with an existing profile");
   app.add_option("--nvidia-smi-gpu", options.nvidia_smi_gpu,
-                 "Whose clocks are noted: index or UUID (default: worker.gpu)");
+                 "Whose driver and clocks are noted: index or UUID (default: worker.gpu)");
   app.add_option("--set", overrides, "Override a setting of the configuration: section.key=value (repeatable)");
   CLI11_PARSE(app, argc, argv);
   if (options.groups == 0 && options.minutes == 0) options.minutes = 10;

@@ -25,7 +25,7 @@ struct ProfileOptions {
   uint64_t seed = 1;
   bool fresh = false;  // overwrite an existing profile instead of going on with it
   // Whose driver and clocks are noted, as nvidia-smi knows it (index or UUID); empty: worker.gpu. Behind an MPS daemon
-  // that has one GPU, that one is the first to CUDA and still the n-th to nvidia-smi.
+  // that has one GPU, that one is number 0 to CUDA, whatever it is to nvidia-smi.
   std::string nvidia_smi_gpu;
 };
 

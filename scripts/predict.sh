@@ -5,11 +5,13 @@ set -euo pipefail
 # --- profile ----------------------------------------------------------------------------------------------------------
 
 profile_command() {
-  local config='' out='' options=() settings=() arguments setting pid
+  local config='' out='' smi_gpu='' options=() settings=() arguments setting pid
   while (($# > 0)); do
     case $1 in
       --out) need_value "$@" && out=$2 && shift ;;
       --out=*) out=${1#*=} ;;
+      --nvidia-smi-gpu) need_value "$@" && smi_gpu=$2 && shift ;;
+      --nvidia-smi-gpu=*) smi_gpu=${1#*=} ;;
       --set) need_value "$@" && settings+=("$2") && shift ;;
       --set=*) settings+=("${1#*=}") ;;
       --fresh | --minutes=* | --groups=* | --repetitions=* | --seed=*) options+=("$1") ;;
@@ -42,7 +44,10 @@ profile_command() {
   trap 'rm -f "$STARTED_FOLDER/controller.pid"; stop_mps "$STARTED_FOLDER"' EXIT
   trap 'exit 130' INT TERM
   use_gpu "$STARTED_FOLDER"
-  arguments+=(--nvidia-smi-gpu "$CONFIG_GPU" ${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
+  arguments+=(${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
+  # Where that names another number, it is CUDA's; nvidia-smi knows the one that is configured.
+  if ((${#GPU_ARGUMENTS[@]} > 0)) && [[ -z $smi_gpu ]]; then smi_gpu=$CONFIG_GPU; fi
+  [[ -z $smi_gpu ]] || arguments+=(--nvidia-smi-gpu "$smi_gpu")
   say "profiling on $CONFIG_DEVICE into $out; Ctrl-C stops, the same command goes on"
   attend "$STARTED_FOLDER/controller.pid" "$BIN/abacus-profile" "${arguments[@]}"
   ((ATTENDED_STATUS != 0)) || say "train on it with: ./mps.sh train $out"

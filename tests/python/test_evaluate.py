@@ -48,21 +48,26 @@ def test_the_highest_load_ends_at_the_first_violation():
 
 
 def test_a_sweep_goes_on_after_what_is_there_and_stops_at_too_many_violations(tmp_path):
-    sweep = evaluate.parse_sweep("a+b:1:1.0,0.8,1.2,1.4", list(SOLO))
+    points = list(evaluate.points_of([evaluate.parse_sweep("a+b:1:1.0,0.8,1.2,1.4", list(SOLO), ["edf", "abacus"])]))
     results = evaluate.Results(tmp_path / "serving.csv")
     results.add(row("edf", 0.8, 0.0))
     asked = []
-    for load in sweep.loads:
-        if evaluate.is_missing(results, sweep, ("a", "b"), load, "edf", 0.1):
-            asked.append(load)
-            results.add(row("edf", load, 0.05 if load < 1.2 else 0.2))
+    for point in points:
+        if point.is_missing(results, "edf", 0.1):
+            asked.append(point.load)
+            results.add(row("edf", point.load, 0.05 if point.load < 1.2 else 0.2))
     assert asked == [1.0, 1.2]
     again = evaluate.Results(tmp_path / "serving.csv")
-    assert not any(evaluate.is_missing(again, sweep, ("a", "b"), load, "edf", 0.1) for load in sweep.loads)
-    assert evaluate.is_missing(again, sweep, ("a", "b"), 1.4, "abacus", 0.1)
-    some = evaluate.parse_sweep("a+b:1:1.4:free,abacus", list(SOLO))
-    assert evaluate.is_missing(again, some, ("a", "b"), 1.4, "abacus", 0.1)
-    assert not evaluate.is_missing(again, some, ("a", "b"), 1.4, "sjf", 0.1), "the sweep does not ask for it"
+    assert not any(point.is_missing(again, "edf", 0.1) for point in points)
+    assert points[-1].is_missing(again, "abacus", 0.1)
+    assert not points[-1].is_missing(again, "sjf", 0.1), "not asked for"
+
+
+def test_sweeps_of_a_pair_are_merged_by_load():
+    policies = ["edf", "abacus"]
+    sweeps = [evaluate.parse_sweep(text, list(SOLO), policies) for text in ("a+b:1:0.7,0.9:edf", "a+b:1:0.8,0.9:abacus", "a+b:all:0.7")]
+    points = [(p.batches_text, p.load, sorted(p.policies)) for p in evaluate.points_of(sweeps)]
+    assert points == [("1", 0.7, ["edf"]), ("1", 0.8, ["abacus"]), ("1", 0.9, ["abacus", "edf"]), ("all", 0.7, ["abacus", "edf"])]
 
 
 FAKE_CONTROLLER = """#!{python}
@@ -113,6 +118,9 @@ def test_policies_follow_each_other_or_take_turns(tmp_path):
     started, loads = run_with_fakes(tmp_path / "turns", *sweep, "--turns")
     assert sorted(started[:2]) == ["abacus", "edf"] and len(started) == 4, "both run before one ends"
     assert loads == [f"tcp://127.0.0.1:{port} {rate}" for rate in ("5000.0", "10000.0") for port in (7000, 7001)]
+    (tmp_path / "some").mkdir()
+    started, _ = run_with_fakes(tmp_path / "some", "--sweep", "a+b:1:0.5:abacus", "--policies", "edf,abacus", "--turns")
+    assert started == ["abacus", "end of abacus"], "nothing is asked of edf"
 
 
 def test_no_controller_stays_behind_when_one_does_not_come_up(tmp_path):
@@ -125,9 +133,11 @@ def test_no_controller_stays_behind_when_one_does_not_come_up(tmp_path):
 @pytest.mark.parametrize("text", ["a+b:1", "a+b:x:1.0", "a+b:1:x", "a+b:1:0", "a:1:1.0", "a+b:1:1.0:edf:sjf"])
 def test_a_wrong_sweep_says_what_is_expected(text):
     with pytest.raises(SystemExit, match="expected PAIRS:BATCHES:LOADS"):
-        evaluate.parse_sweep(text, list(SOLO))
+        evaluate.parse_sweep(text, list(SOLO), ["edf", "sjf"])
     with pytest.raises(SystemExit, match="no model c"):
-        evaluate.parse_sweep("a+c:1:1.0", list(SOLO))
+        evaluate.parse_sweep("a+c:1:1.0", list(SOLO), ["edf"])
+    with pytest.raises(SystemExit, match="no policy abacsu among those of --policies, edf"):
+        evaluate.parse_sweep("a+b:1:1.0:abacsu", list(SOLO), ["edf"])
 
 
 def test_the_plots_are_written(tmp_path):
@@ -164,14 +174,24 @@ def test_gaps_are_those_of_the_gpu():
 def test_rows_of_other_settings_are_not_mixed(tmp_path):
     (tmp_path / "p").write_bytes(b"predictor")
     common = ["--config", "c.toml", "--predictor", str(tmp_path / "p"), "--out", str(tmp_path)]
-    settings = tmp_path / "settings.json"
-    evaluate.check_settings(settings, evaluate.parse(common))
-    evaluate.check_settings(settings, evaluate.parse([*common, "--sweep", "all:1:0.5"]))
+    path = tmp_path / "settings.json"
+
+    def check(*more):
+        evaluate.check_settings(path, evaluate.settings_of(evaluate.parse([*common, *more])))
+
+    check()
+    check("--sweep", "all:1:0.5")
     with pytest.raises(SystemExit, match="begun with another queries, seed"):
-        evaluate.check_settings(settings, evaluate.parse([*common, "--seed", "2", "--queries", "9"]))
+        check("--seed", "2", "--queries", "9")
+    with pytest.raises(SystemExit, match="another turns"):
+        check("--turns")
+    older = json.loads(path.read_text(encoding="utf-8"))
+    del older["turns"]
+    path.write_text(json.dumps(older), encoding="utf-8")
+    check()
     (tmp_path / "p").write_bytes(b"another")
     with pytest.raises(SystemExit, match="another predictor"):
-        evaluate.check_settings(settings, evaluate.parse(common))
+        check()
 
 
 def test_a_batch_size_without_a_bucket_is_an_error():

@@ -223,7 +223,7 @@ def test_profile_goes_on_where_it_stopped(name: str, tmp_path: Path) -> None:
     assert groups_of(out) == 5
     assert mps(*profile(name, out, "--groups", "7")).returncode == 0
     assert groups_of(out) == 7
-    assert mps(*profile(name, out, "--groups", "2", "--fresh")).returncode == 0
+    assert mps(*profile(name, out, "--groups", "2", "--fresh", "--nvidia-smi-gpu", "GPU-1")).returncode == 0
     assert groups_of(out) == 2
     wrong = mps(*profile(name, out, "--set", "worker.device=gpu"))
     assert wrong.returncode == 2  # the program's own code
