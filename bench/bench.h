@@ -19,7 +19,6 @@ void AddRingBench(CLI::App& app, int* exit_code);
 void AddFrontendBench(CLI::App& app, int* exit_code);
 void AddLifecycleBench(CLI::App& app, int* exit_code);
 void AddHeadroomBench(CLI::App& app, int* exit_code);
-void AddJitterBench(CLI::App& app, int* exit_code);
 void AddSimulate(CLI::App& app, int* exit_code);
 
 // Folder of the running program, where the other programs are too.

@@ -371,9 +371,14 @@ def main(arguments):
     print("\n".join(summary(results.rows)))
 
 
-if __name__ == "__main__":
+def run(program, name):
+    """Runs a program that can go on after an interrupt."""
     try:
-        main(sys.argv[1:])
+        program(sys.argv[1:])
     except KeyboardInterrupt:
-        print("evaluate: interrupted; the same command goes on", file=sys.stderr)
+        print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    run(main, "evaluate")

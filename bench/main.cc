@@ -26,7 +26,6 @@ int main(int argc, char** argv) {
   abacus::bench::AddFrontendBench(app, &exit_code);
   abacus::bench::AddLifecycleBench(app, &exit_code);
   abacus::bench::AddHeadroomBench(app, &exit_code);
-  abacus::bench::AddJitterBench(app, &exit_code);
   abacus::bench::AddSimulate(app, &exit_code);
   CLI11_PARSE(app, argc, argv);
 #ifndef NDEBUG

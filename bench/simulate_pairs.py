@@ -163,8 +163,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except KeyboardInterrupt:
-        print("simulate_pairs: interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    evaluate.run(main, "simulate_pairs")

@@ -103,8 +103,7 @@ void PrintPredictor(const PredictorView& predictor) {
   }
   fmt::print(
       "margin {:.1f} % of time + 0.2 ms, error {:.1f} % over {} rounds ({} of several ranges), {:.1f} % over "
-      "prediction plus margin, {} "
-      "by the additive model\n",
+      "prediction plus margin, {} by the additive model\n",
       predictor.margin_ppm * 1e-4, predictor.error_ppm * 1e-4, Grouped(predictor.rounds),
       Grouped(predictor.rounds_several), Percent(predictor.rounds_over, predictor.rounds),
       Grouped(predictor.rounds_untrained));

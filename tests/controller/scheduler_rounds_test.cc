@@ -43,6 +43,21 @@ class RoundsTest : public SchedulerLoopTest {
     WorkerUp(0);
     WorkerUp(1);
   }
+  // A range of service 1 runs, and one of service 0 is sent ahead for the next round.
+  struct SentAhead {
+    Command running, ahead;
+    uint32_t ahead_slot = 0;
+  };
+  SentAhead StartRoundsAndSendAhead() {
+    StartRounds();
+    SentAhead sent;
+    Submit(1);
+    sent.running = TakeCommand(1).value();
+    sent.ahead_slot = Submit(0);
+    Advance(9 * kNsPerMs + 1);
+    sent.ahead = TakeCommand(0).value();
+    return sent;
+  }
   bool IsOpen(const Command& command) const { return Gate(&region_->header().gate).Reached(command.gate); }
 
   OverlapPolicy* policy_ = nullptr;
@@ -192,16 +207,11 @@ TEST_F(RoundsTest, AWorkerThatDiesDoesNotHoldUpTheRounds) {
 }
 
 TEST_F(RoundsTest, AWorkerThatDiesBeforeItsRoundStartsIsLeftOut) {
-  StartRounds();
-  Submit(1);
-  const auto first = TakeCommand(1);
-  const uint32_t victim = Submit(0);
-  Advance(9 * kNsPerMs + 1);
-  ASSERT_TRUE(TakeCommand(0));
+  const SentAhead sent = StartRoundsAndSendAhead();
   loop_->Post({WorkerEvent::kDown, 0, "killed"});
   Step();
-  EXPECT_THAT(Done(), ElementsAre(victim));
-  Complete(1, *first);
+  EXPECT_THAT(Done(), ElementsAre(sent.ahead_slot));
+  Complete(1, sent.running);
   EXPECT_EQ(Done().size(), 1u);
   const uint32_t next = Submit(1);
   const auto command = TakeCommand(1);
@@ -211,19 +221,12 @@ TEST_F(RoundsTest, AWorkerThatDiesBeforeItsRoundStartsIsLeftOut) {
 }
 
 TEST_F(RoundsTest, AnEarlyRunnerIsCondemned) {
-  StartRounds();
-  Submit(1);
-  const auto first = TakeCommand(1);
-  const uint32_t slot = Submit(0);
-  Advance(9 * kNsPerMs + 1);
-  const auto ahead = TakeCommand(0);
-  ASSERT_TRUE(ahead);
-  Complete(0, *ahead);
+  const SentAhead sent = StartRoundsAndSendAhead();
+  Complete(0, sent.ahead);
   ASSERT_EQ(control_.condemned.size(), 1u);
   EXPECT_THAT(control_.condemned[0].second, HasSubstr("before its round"));
-  EXPECT_THAT(Done(), ElementsAre(slot));
-  EXPECT_EQ(table_[slot].status, StatusCode::kWorkerFailed);
-  (void)first;
+  EXPECT_THAT(Done(), ElementsAre(sent.ahead_slot));
+  EXPECT_EQ(table_[sent.ahead_slot].status, StatusCode::kWorkerFailed);
 }
 
 TEST_F(RoundsTest, ShutdownLeavesWhatRunsToItsEnd) {
