@@ -58,6 +58,19 @@ class RoundsTest : public SchedulerLoopTest {
     sent.ahead = TakeCommand(0).value();
     return sent;
   }
+  // Queries of service 1, one after another, that take `longer_ns` more than predicted.
+  void RunAloneOnAnIdleGpu(int queries, uint64_t longer_ns) {
+    for (int i = 0; i < queries; ++i) {
+      const uint32_t slot = Submit(1);
+      const auto command = TakeCommand(1);
+      ASSERT_TRUE(command);
+      now_ns_ += kSoloNs + longer_ns;
+      Complete(1, *command);
+      ASSERT_EQ(Done().size(), 1u);
+      table_.Return(slot);
+      now_ns_ += kNsPerMs;
+    }
+  }
   bool IsOpen(const Command& command) const { return Gate(&region_->header().gate).Reached(command.gate); }
 
   OverlapPolicy* policy_ = nullptr;
@@ -299,16 +312,7 @@ TEST_F(RoundsTest, PredictionsFollowWhatRoundsTake) {
 
 TEST_F(RoundsTest, AStartOnAnIdleGpuIsPlannedWithWhatItCosts) {
   StartRounds();
-  for (int i = 0; i < 400; ++i) {
-    const uint32_t slot = Submit(1);
-    const auto command = TakeCommand(1);
-    ASSERT_TRUE(command);
-    now_ns_ += 10 * kNsPerMs + 500 * kNsPerUs;
-    Complete(1, *command);
-    ASSERT_EQ(Done().size(), 1u);
-    table_.Return(slot);
-    now_ns_ += kNsPerMs;
-  }
+  RunAloneOnAnIdleGpu(400, 500 * kNsPerUs);
   EXPECT_NEAR(static_cast<double>(region_->header().predictor.start_ns.load()), 500e3, 1e3);
   Submit(1);
   EXPECT_NEAR(static_cast<double>(policy_->starts_ns.back() - now_ns_), 500e3, 1e3);
@@ -317,15 +321,7 @@ TEST_F(RoundsTest, AStartOnAnIdleGpuIsPlannedWithWhatItCosts) {
 TEST_F(RoundsTest, ALearnedStartCostCannotRefuseQueriesForGood) {
   StartRounds();
   config_.scheduler.abandon = true;
-  for (int i = 0; i < 400; ++i) {
-    const uint32_t slot = Submit(1);
-    const auto command = TakeCommand(1);
-    ASSERT_TRUE(command);
-    now_ns_ += 10 * kNsPerMs + 900 * kNsPerUs;
-    Complete(1, *command);
-    ASSERT_EQ(Done().size(), 1u);
-    table_.Return(slot);
-  }
+  RunAloneOnAnIdleGpu(400, 900 * kNsPerUs);
   int refused = 0;
   for (std::optional<Command> command; !command && refused < 5000; command = TakeCommand(1)) {
     Submit(1, 10 * kNsPerMs + 500 * kNsPerUs);
