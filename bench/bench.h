@@ -2,24 +2,66 @@
 #ifndef ABACUS_BENCH_BENCH_H_
 #define ABACUS_BENCH_BENCH_H_
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
 namespace abacus::bench {
 
-// Each adds its subcommand; running it sets *exit_code.
-void AddRingBench(CLI::App& app, int* exit_code);
-void AddFrontendBench(CLI::App& app, int* exit_code);
-void AddLifecycleBench(CLI::App& app, int* exit_code);
-void AddHeadroomBench(CLI::App& app, int* exit_code);
-void AddSimulate(CLI::App& app, int* exit_code);
+// The default of each field is that of its option; main.cc says what the options mean. Every Run function returns
+// the exit code of the program.
+struct RingOptions {
+  uint64_t round_trips = 1'000'000;
+  std::vector<int> cpus;
+  std::string json;
+};
+int RunRing(const RingOptions& options);
+
+struct FrontendOptions {
+  double seconds = 2.0;
+  int rounds = 5;
+  int clients = 4;
+  int services = 4;
+  int window = 0;  // outstanding queries per client; 0: 64 without payload, 8 with
+  std::string policy = "free";
+  bool payload = false;
+  std::string json;
+};
+int RunFrontend(const FrontendOptions& options);
+
+struct LifecycleOptions {
+  int repetitions = 20;
+  std::string json;
+};
+int RunLifecycle(const LifecycleOptions& options);
+
+struct HeadroomOptions {
+  uint64_t decisions = 200'000;
+  uint32_t queued = 4;  // queries per service
+  std::vector<uint32_t> services = {2, 4, 8, 16};
+  std::string json;
+};
+int RunHeadroom(const HeadroomOptions& options);
+
+struct SimulateOptions {
+  std::string predictor;
+  std::vector<std::string> models;
+  std::vector<std::string> policies = {"fcfs", "sjf", "edf", "free", "abacus"};
+  std::string packing = "balanced";
+  std::vector<double> loads = {0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6};
+  std::vector<int64_t> batches;
+  double seconds = 20;
+  double qos_factor = 2;
+  uint64_t seed = 1;
+  bool keep_late = false;
+  uint32_t timeline = 0;
+  std::string csv;
+};
+int RunSimulate(const SimulateOptions& options);
 
 // Folder of the running program, where the other programs are too.
 std::filesystem::path BinDir();

@@ -12,24 +12,13 @@
 #include <thread>
 #include <zmq.hpp>
 
+#include "base/clock.h"
 #include "bench/bench.h"
 #include "client/protocol.h"
-#include "shm/clock.h"
 #include "tests/support/controller_process.h"
 
 namespace abacus::bench {
 namespace {
-
-struct FrontendOptions {
-  double seconds = 2.0;
-  int rounds = 5;
-  int clients = 4;
-  int services = 4;
-  int window = 0;  // outstanding queries per client; 0: 64 without payload, 8 with
-  std::string policy = "free";
-  bool payload = false;
-  std::string json;
-};
 
 constexpr int64_t kPayloadElements = 3 * 224 * 224;  // float32: 602,112 bytes
 
@@ -171,6 +160,8 @@ test::ControllerProcess::Options ServerOptions(const FrontendOptions& options) {
   return server;
 }
 
+}  // namespace
+
 int RunFrontend(const FrontendOptions& options) {
   const EchoServer echo;
   test::ControllerProcess controller(ServerOptions(options));
@@ -202,22 +193,6 @@ int RunFrontend(const FrontendOptions& options) {
   fmt::print("{:>14} {:>12.0f} {:>12.0f} {:>8.3f} {:>6}\n", options.payload ? kPayloadElements * 4 : 0, echo_median,
              abacus_median, abacus_median / echo_median, bad);
   return WriteJson(options.json, result) && bad == 0 ? 0 : 1;
-}
-
-}  // namespace
-
-void AddFrontendBench(CLI::App& app, int* exit_code) {
-  auto options = std::make_shared<FrontendOptions>();
-  CLI::App* frontend = app.add_subcommand("frontend", "Queries per second against a bare ZeroMQ echo");
-  frontend->add_option("--seconds", options->seconds, "Measured time of each run");
-  frontend->add_option("--rounds", options->rounds, "Alternating runs of both; the medians count");
-  frontend->add_option("--clients", options->clients, "Client threads, each with its own connection");
-  frontend->add_option("--services", options->services, "Fake services");
-  frontend->add_option("--window", options->window, "Outstanding queries per client; 0 chooses");
-  frontend->add_option("--policy", options->policy, "Scheduling policy");
-  frontend->add_flag("--payload", options->payload, "Send 602,112 bytes with every query and get them back");
-  frontend->add_option("--json", options->json, "Write the figures to this file");
-  frontend->callback([options, exit_code] { *exit_code = RunFrontend(*options); });
 }
 
 }  // namespace abacus::bench

@@ -1,32 +1,25 @@
 // headroom: time of one decision of the policy "abacus" with a trained network behind it.
 //
-// The queues hold jobs of every service, 64 cuts each, with deadlines drawn so that in some decisions all of them fit
-// the headroom and in the others the furthest cut has to be searched. The network is a real one in size, with
-// made-up weights: its values do not matter for its time, but they make groups worth forming.
+// Queries of every service wait, and some jobs ran in part; 64 cuts each, with deadlines drawn so that in some
+// decisions all of them fit the headroom and in the others the furthest cut has to be searched. The network is a real
+// one in size, with made-up weights: its values do not matter for its time, but they make groups worth forming.
 #include <fmt/format.h>
 
 #include <deque>
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "base/clock.h"
 #include "bench/bench.h"
-#include "controller/headroom_policy.h"
+#include "controller/schedule/headroom_policy.h"
 #include "predictor/corrected_model.h"
 #include "predictor/overlap_model.h"
-#include "shm/clock.h"
 
 namespace abacus::bench {
 namespace {
 
 constexpr uint32_t kOperators = 256;
 constexpr double kWholeUs = 1000;
-
-struct HeadroomOptions {
-  uint64_t decisions = 200'000;
-  uint32_t queued = 4;  // jobs per service
-  std::vector<uint32_t> services = {2, 4, 8, 16};
-  std::string json;
-};
 
 std::vector<uint32_t> Cuts() {
   std::vector<uint32_t> cuts;
@@ -72,7 +65,7 @@ std::unique_ptr<OverlapModel> MakeModel(uint32_t services) {
   for (uint32_t s = 0; s < services; ++s) {
     OverlapModel::ServiceFacts facts{"bench", "bench", {}};
     facts.buckets.push_back({1, 0, kOperators, Cuts(), static_cast<uint64_t>(kWholeUs * 1e3)});
-    if (const Status status = model->Connect(s, "m" + std::to_string(s), facts); !status.ok()) {
+    if (const Status status = model->Connect(ServiceId(s), "m" + std::to_string(s), facts); !status.ok()) {
       fmt::print(stderr, "abacus-bench headroom: {}\n", status.message());
     }
   }
@@ -85,39 +78,49 @@ struct Queues {
   Queues(Queues&&) = default;
   Queues(const Queues&) = delete;
 
-  std::deque<Job> jobs;
-  std::vector<std::vector<Job*>> waiting;
+  std::deque<Job> unfinished;
+  std::vector<std::vector<WaitingQuery>> waiting;
   std::vector<ServiceView> views;
 };
 
-Queues MakeQueues(uint32_t services, uint32_t queued, std::span<const uint32_t> cuts, std::mt19937* random) {
+Queues MakeQueues(uint32_t services, uint32_t queued, std::span<const WorkerRanges> buckets, std::mt19937* random) {
   Queues queues;
   queues.waiting.resize(services);
-  queues.views.resize(services);
   // The headroom of the most urgent: from its own time alone to more than what all of them take together.
   std::uniform_real_distribution<double> slack_us(kWholeUs, kWholeUs * services * 1.3);
+  const std::span<const uint32_t> cuts = buckets[0].cuts;
   std::uniform_int_distribution<size_t> cut(1, cuts.size() - 2);
   const double urgent_us = slack_us(*random);
+  uint64_t order = 0;
   for (uint32_t s = 0; s < services; ++s) {
+    const Job* unfinished = nullptr;
     for (uint32_t i = 0; i < queued; ++i) {
-      Job& job = queues.jobs.emplace_back();
-      job.id = queues.jobs.size();
-      job.service = s;
+      WaitingQuery query;
+      query.order = ++order;
+      query.rows = 1;
+      query.deadline_ns = static_cast<uint64_t>((urgent_us + static_cast<double>(s + i * services) * 100) * 1e3);
+      if (i > 0 || (*random)() % 2 != 0) {
+        queues.waiting[s].push_back(query);
+        continue;
+      }
+      Job& job = queues.unfinished.emplace_back();
+      job.service = ServiceId(s);
       job.operators = kOperators;
-      job.cuts = cuts;
-      job.next_operator = i == 0 && (*random)() % 2 == 0 ? cuts[cut(*random)] : 0;
-      job.deadline_ns = static_cast<uint64_t>((urgent_us + static_cast<double>(s + i * services) * 100) * 1e3);
-      queues.waiting[s].push_back(&job);
+      job.next_operator = cuts[cut(*random)];
+      job.queries.push_back(query);
+      unfinished = &job;
     }
-    queues.views[s] = {true, nullptr, queues.waiting[s]};
+    queues.views.push_back({ServiceId(s), true, nullptr, unfinished, queues.waiting[s], buckets});
   }
   return queues;
 }
 
+}  // namespace
+
 int RunHeadroom(const HeadroomOptions& options) {
   constexpr size_t kScenes = 64;  // different queues, taken in turn
   constexpr double kMargin = 0.05;
-  const std::vector<uint32_t> cuts = Cuts();
+  const std::vector<WorkerRanges> buckets = {{kOperators, static_cast<uint64_t>(kWholeUs * 1e3), Cuts()}};
   nlohmann::json results = nlohmann::json::array();
   fmt::print("{:>9} {:<10} {:>10} {:>10} {:>10} {:>10} {:>14}\n", "services", "packing", "median us", "p90 us",
              "p99 us", "max us", "ranges a round");
@@ -126,7 +129,7 @@ int RunHeadroom(const HeadroomOptions& options) {
     const CorrectedModel model(trained.get());  // as the scheduler asks it
     std::mt19937 random(7);
     std::deque<Queues> scenes;
-    for (size_t i = 0; i < kScenes; ++i) scenes.push_back(MakeQueues(services, options.queued, cuts, &random));
+    for (size_t i = 0; i < kScenes; ++i) scenes.push_back(MakeQueues(services, options.queued, buckets, &random));
     for (const Packing packing : {Packing::kBalanced, Packing::kFurthest}) {
       const HeadroomPolicy policy(packing);
       std::vector<uint64_t> samples_ns;
@@ -160,20 +163,6 @@ int RunHeadroom(const HeadroomOptions& options) {
     }
   }
   return WriteJson(options.json, {{"benchmark", "headroom"}, {"results", results}}) ? 0 : 1;
-}
-
-}  // namespace
-
-void AddHeadroomBench(CLI::App& app, int* exit_code) {
-  auto options = std::make_shared<HeadroomOptions>();
-  CLI::App* headroom = app.add_subcommand("headroom", "Time of one decision of the policy abacus");
-  headroom->add_option("--decisions", options->decisions, "Measured decisions for each line");
-  headroom->add_option("--queued", options->queued, "Waiting jobs of each service")->check(CLI::Range(1, 1000));
-  headroom->add_option("--services", options->services, "Numbers of services")
-      ->delimiter(',')
-      ->check(CLI::Range(1, static_cast<int>(kMaxWorkers)));
-  headroom->add_option("--json", options->json, "Write the figures to this file");
-  headroom->callback([options, exit_code] { *exit_code = RunHeadroom(*options); });
 }
 
 }  // namespace abacus::bench

@@ -6,18 +6,13 @@
 #include <nlohmann/json.hpp>
 #include <zmq.hpp>
 
+#include "base/clock.h"
 #include "bench/bench.h"
 #include "client/protocol.h"
-#include "shm/clock.h"
 #include "tests/support/controller_process.h"
 
 namespace abacus::bench {
 namespace {
-
-struct LifecycleOptions {
-  int repetitions = 20;
-  std::string json;
-};
 
 test::ControllerProcess::Options Server(bool wait_ready) {
   test::ControllerProcess::Options server;
@@ -83,8 +78,8 @@ bool MeasureRepair(test::ControllerProcess* controller, Asker* asker, uint64_t i
   request.synthetic = true;
   request.batch = 1;
   asker->Send(request);
-  const WorkerBlock& block = controller->region().worker(0);
-  if (!test::Eventually(5000, [&] { return block.stats.in_flight.load() == 1; })) return false;
+  const WorkerSlot& slot = controller->slot(0);
+  if (!test::Eventually(5000, [&] { return controller->stats(0).running.load() == 1; })) return false;
   const pid_t victim = controller->worker_pid(0);
   const uint64_t begin_ns = MonotonicNs();
   kill(victim, SIGKILL);
@@ -92,11 +87,13 @@ bool MeasureRepair(test::ControllerProcess* controller, Asker* asker, uint64_t i
   if (!asker->Receive(&reply) || reply.status != StatusCode::kWorkerFailed) return false;
   repair->answered_ns = MonotonicNs() - begin_ns;
   const bool back = test::Eventually(10'000, [&] {
-    return controller->worker_pid(0) != victim && block.state.load() == static_cast<uint32_t>(WorkerState::kServing);
+    return controller->worker_pid(0) != victim && slot.state.load() == static_cast<uint32_t>(WorkerState::kServing);
   });
   repair->repaired_ns = MonotonicNs() - begin_ns;
   return back;
 }
+
+}  // namespace
 
 int RunLifecycle(const LifecycleOptions& options) {
   std::vector<uint64_t> start_up, answered, repaired;
@@ -136,16 +133,6 @@ int RunLifecycle(const LifecycleOptions& options) {
   report("death_answered", "worker killed until its query is answered", answered);
   report("worker_replaced", "worker killed until a new one serves (fake model)", repaired);
   return WriteJson(options.json, result) ? 0 : 1;
-}
-
-}  // namespace
-
-void AddLifecycleBench(CLI::App& app, int* exit_code) {
-  auto options = std::make_shared<LifecycleOptions>();
-  CLI::App* lifecycle = app.add_subcommand("lifecycle", "Start-up of the controller; death and repair of a worker");
-  lifecycle->add_option("--repetitions", options->repetitions, "Of each measurement");
-  lifecycle->add_option("--json", options->json, "Write the figures to this file");
-  lifecycle->callback([options, exit_code] { *exit_code = RunLifecycle(*options); });
 }
 
 }  // namespace abacus::bench

@@ -7,19 +7,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "bench/bench.h"
-#include "shm/clock.h"
 #include "shm/doorbell.h"
 #include "shm/region.h"
 
 namespace abacus::bench {
 namespace {
-
-struct RingOptions {
-  uint64_t round_trips = 1'000'000;
-  std::vector<int> cpus;
-  std::string json;
-};
 
 std::vector<int> AllowedCpus() {
   cpu_set_t set;
@@ -40,19 +34,21 @@ void Pin(int cpu) {
 }
 
 // The worker's side: answers every command until told to stop.
-void Answer(WorkerBlock& block, Doorbell controller_bell) {
+void Answer(WorkerSlot& slot, Doorbell controller_bell) {
   for (;;) {
     Command command;
-    while (!block.commands.TryPop(&command)) CpuRelax();
+    while (!slot.commands.TryPop(&command)) CpuRelax();
     if (command.kind == Command::kStop) return;
     Completion completion;
     completion.job_id = command.job_id;
     completion.first = command.first;
     completion.last = command.last;
-    while (!block.completions.TryPush(completion)) CpuRelax();
+    while (!slot.completions.TryPush(completion)) CpuRelax();
     controller_bell.Ring();
   }
 }
+
+}  // namespace
 
 int RunRing(const RingOptions& options) {
   const std::vector<int> cpus = options.cpus.empty() ? AllowedCpus() : options.cpus;
@@ -60,17 +56,17 @@ int RunRing(const RingOptions& options) {
     fmt::print(stderr, "abacus-bench ring: needs two CPUs, --cpus A,B names them\n");
     return 1;
   }
-  auto region = Region::Create("bench-" + std::to_string(getpid()), 1, 1 << 20);
+  auto region = Region::Create("bench-" + std::to_string(getpid()), {1, 1}, 1 << 20);
   if (!region) {
     fmt::print(stderr, "abacus-bench ring: {}\n", region.error().message());
     return 1;
   }
-  WorkerBlock& block = (*region)->worker(0);
-  Doorbell command_bell(&block.command_bell), controller_bell(&(*region)->header().controller_bell);
+  WorkerSlot& slot = (*region)->worker(WorkerId(0));
+  Doorbell command_bell(&slot.command_bell), controller_bell(&(*region)->header().controller_bell);
   const pid_t child = fork();
   if (child == 0) {
     Pin(cpus[1]);
-    Answer(block, controller_bell);
+    Answer(slot, controller_bell);
     _exit(0);
   }
   Pin(cpus[0]);
@@ -82,15 +78,15 @@ int RunRing(const RingOptions& options) {
   for (uint64_t i = 0; i < warm_up + options.round_trips; ++i) {
     command.job_id = i;
     const uint64_t begin_ns = MonotonicNs();
-    block.commands.TryPush(command);
+    slot.commands.TryPush(command);
     command_bell.Ring();
     Completion completion;
-    while (!block.completions.TryPop(&completion)) CpuRelax();
+    while (!slot.completions.TryPop(&completion)) CpuRelax();
     const uint64_t end_ns = MonotonicNs();
     if (i >= warm_up) samples_ns.push_back(end_ns - begin_ns);
   }
   command.kind = Command::kStop;
-  block.commands.TryPush(command);
+  slot.commands.TryPush(command);
   waitpid(child, nullptr, 0);
 
   std::sort(samples_ns.begin(), samples_ns.end());
@@ -109,17 +105,6 @@ int RunRing(const RingOptions& options) {
              Quantile(samples_ns, 0.9) * 1e-3, Quantile(samples_ns, 0.99) * 1e-3, Quantile(samples_ns, 0.999) * 1e-3,
              static_cast<double>(samples_ns.back()) * 1e-3);
   return WriteJson(options.json, result) ? 0 : 1;
-}
-
-}  // namespace
-
-void AddRingBench(CLI::App& app, int* exit_code) {
-  auto options = std::make_shared<RingOptions>();
-  CLI::App* ring = app.add_subcommand("ring", "Round trip of a command between two pinned processes");
-  ring->add_option("--round-trips", options->round_trips, "Measured round trips");
-  ring->add_option("--cpus", options->cpus, "The two CPUs to pin to, e.g. 2,4")->delimiter(',')->expected(2);
-  ring->add_option("--json", options->json, "Write the figures to this file");
-  ring->callback([options, exit_code] { *exit_code = RunRing(*options); });
 }
 
 }  // namespace abacus::bench

@@ -3,29 +3,13 @@
 
 #include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "base/log.h"
 #include "bench/bench.h"
 #include "bench/simulator.h"
-#include "shm/log.h"
 
 namespace abacus::bench {
 namespace {
-
-struct SimulateOptions {
-  std::string predictor;
-  std::vector<std::string> models;
-  std::vector<std::string> policies = {"fcfs", "sjf", "edf", "free", "abacus"};
-  std::string packing = "balanced";
-  std::vector<double> loads = {0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6};
-  std::vector<int64_t> batches;
-  double seconds = 20;
-  double qos_factor = 2;
-  uint64_t seed = 1;
-  bool keep_late = false;
-  uint32_t timeline = 0;
-  std::string csv;
-};
 
 struct Mix {
   std::vector<uint32_t> models;
@@ -74,7 +58,7 @@ void PrintTimeline(const SimResult& result, const std::vector<std::string>& mode
   std::map<uint64_t, std::vector<std::string>> columns;
   for (const TraceEvent& event : result.trace) {
     if (event.kind == TraceEvent::kRange) {
-      columns.try_emplace(event.round, models.size(), "-").first->second[event.service] =
+      columns.try_emplace(event.round, models.size(), "-").first->second[event.service.value()] =
           fmt::format("b{} [{}, {}) {:.0f} us", event.bucket, event.first, event.last,
                       static_cast<double>(event.end_ns - event.begin_ns) * 1e-3);
     }
@@ -92,6 +76,8 @@ void PrintTimeline(const SimResult& result, const std::vector<std::string>& mode
     }
   }
 }
+
+}  // namespace
 
 int RunSimulate(const SimulateOptions& options) {
   const auto fail = [](const Status& status) {
@@ -154,31 +140,6 @@ int RunSimulate(const SimulateOptions& options) {
     }
   }
   return 0;
-}
-
-}  // namespace
-
-void AddSimulate(CLI::App& app, int* exit_code) {
-  auto options = std::make_shared<SimulateOptions>();
-  CLI::App* simulate = app.add_subcommand("simulate", "Compare policies on recorded latencies, without the device");
-  simulate->add_option("--predictor", options->predictor, "Predictor file of the device")->required();
-  simulate->add_option("--models", options->models, "Models that share the GPU, e.g. resnet50,bert")
-      ->delimiter(',')
-      ->required();
-  simulate->add_option("--batches", options->batches, "Batch sizes that are asked for (default: all)")->delimiter(',');
-  simulate->add_option("--policies", options->policies, "Policies to compare")->delimiter(',');
-  simulate->add_option("--packing", options->packing, "Of the policy abacus")
-      ->check(CLI::IsMember({"balanced", "furthest"}));
-  simulate->add_option("--loads", options->loads, "Offered loads; 1 keeps the GPU busy one query at a time")
-      ->delimiter(',');
-  simulate->add_option("--seconds", options->seconds, "Of arrivals");
-  simulate->add_option("--qos-factor", options->qos_factor, "Target, in solo times of the slowest model and bucket");
-  simulate->add_option("--seed", options->seed, "Of arrivals and of round times");
-  simulate->add_flag("--keep-late", options->keep_late, "Run queries that cannot make their target, too");
-  simulate->add_option("--timeline", options->timeline, "Print the first N rounds of the last run")
-      ->check(CLI::Range(0, 1000));
-  simulate->add_option("--csv", options->csv, "Write the figures to this file");
-  simulate->callback([options, exit_code] { *exit_code = RunSimulate(*options); });
 }
 
 }  // namespace abacus::bench

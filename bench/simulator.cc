@@ -7,9 +7,9 @@
 #include <optional>
 #include <random>
 
-#include "controller/scheduler_loop.h"
-#include "predictor/split_mix.h"
-#include "shm/clock.h"
+#include "base/clock.h"
+#include "base/random.h"
+#include "controller/schedule/scheduler_loop.h"
 #include "shm/region.h"
 
 namespace abacus::bench {
@@ -21,12 +21,12 @@ constexpr size_t kTraceEvents = 1 << 16;
 
 class IgnoreControl : public WorkerControl {
  public:
-  void BlockReleased(uint32_t) override {}
-  void Condemn(uint32_t, const std::string& why) override { condemned = why; }
+  void SlotReleased(WorkerRef) override {}
+  void Condemn(WorkerRef, const std::string& why) override { condemned = why; }
   std::string condemned;
 };
 
-// What the workers and the GPU do with the commands.
+// What the workers and the GPU do with the commands. Service number n runs in worker slot number n.
 class SimulatedGpu {
  public:
   SimulatedGpu(const PredictorFile& file, const LatencyModel& truth, Region* region, size_t services, uint64_t seed)
@@ -36,10 +36,10 @@ class SimulatedGpu {
   void TakeCommands(uint64_t now_ns) {
     for (uint32_t s = 0; s < services_; ++s) {
       Command command;
-      while (region_->worker(s).commands.TryPop(&command)) {
+      while (region_->worker(WorkerId(s)).commands.TryPop(&command)) {
         Range range;
         range.command = command;
-        range.range = {s, command.bucket, command.first, command.last};
+        range.range = {ServiceId(s), command.bucket, command.first, command.last};
         range.solo_ns = static_cast<double>(std::max<uint64_t>(1, truth_.PredictNs(range.range)));
         if (command.gate != 0) {
           held_.push_back(range);
@@ -73,7 +73,7 @@ class SimulatedGpu {
       completion.first = range.command.first;
       completion.last = range.command.last;
       completion.ended_ns = now_ns;
-      region_->worker(range.range.service).completions.TryPush(completion);
+      region_->worker(WorkerId(range.range.service.value())).completions.TryPush(completion);
       free_ended |= range.command.gate == 0;
       return true;
     });
@@ -100,7 +100,7 @@ class SimulatedGpu {
 
   // Rounds: starts the ranges whose gate is open, together.
   void OpenGate(uint64_t now_ns) {
-    const Gate gate(&region_->header().gate);
+    const Gate gate(&region_->lane(LaneId()).gate);
     std::vector<Range> group;
     std::erase_if(held_, [&](const Range& range) {
       if (!gate.Reached(range.command.gate)) return false;
@@ -175,6 +175,7 @@ class SimulatedGpu {
 ServiceConfig MakeService(const ModelProfile& model, uint64_t qos_ns) {
   ServiceConfig service;
   service.name = model.name;
+  service.gpu = "0";
   service.qos_ns = qos_ns;
   service.queue_limit = kSlots;
   service.spec.name = model.name;
@@ -188,7 +189,7 @@ ServiceConfig MakeService(const ModelProfile& model, uint64_t qos_ns) {
   return service;
 }
 
-void PublishRanges(const ProfileData& subject, const ModelProfile& model, WorkerBlock* block) {
+void PublishRanges(const ProfileData& subject, const ModelProfile& model, WorkerSlot* block) {
   StoreText(block->device_name, subject.device);
   StoreText(block->libraries, subject.libraries);
   for (size_t b = 0; b < model.buckets.size(); ++b) {
@@ -226,11 +227,10 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   config.scheduler.packing = options.packing;
   config.scheduler.abandon = options.abandon;
   config.scheduler.trace_events = options.timeline > 0 ? kTraceEvents : 0;
-  config.worker.round_timeout_ns = UINT64_MAX / 4;
   for (size_t s = 0; s < options.models.size(); ++s) {
     config.services.push_back(MakeService(file.subject.models[options.models[s]], options.qos_ns[s]));
   }
-  auto region = Region::Create(config.server.name, config.services.size(), 1 << 20);
+  auto region = Region::Create(config.server.name, {config.services.size(), 1}, 1 << 20);
   if (!region) return Error(region.error());
   ServicePredictor truth = ServicePredictor::Use(file);
   if (!truth.trained()) return Error(StatusCode::kInvalidArgument, "the predictor file does not fit itself");
@@ -241,24 +241,35 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
   QueryChannel channel(kSlots);
   IgnoreControl control;
   uint64_t now_ns = kStartNs;
-  SchedulerLoop loop(
-      config, region->get(), &table, &channel, std::move(*policy), ServicePredictor::Use(file), &control, [] {},
-      [&now_ns] { return now_ns; });
+  const ServiceSetPtr services = MakeServiceSet(config);
+  SchedulerLoop::Setup setup{.config = config.scheduler,
+                             .round_timeout_ns = UINT64_MAX / 4,
+                             .policy = std::move(*policy),
+                             .predictors = {},
+                             .region = region->get(),
+                             .table = &table,
+                             .channel = &channel,
+                             .control = &control,
+                             .wake_front_end = [] {},
+                             .clock = [&now_ns] { return now_ns; }};
+  setup.predictors.push_back(ServicePredictor::Use(file));
+  SchedulerLoop loop(std::move(setup), services);
   for (uint32_t s = 0; s < config.services.size(); ++s) {
-    PublishRanges(file.subject, file.subject.models[options.models[s]], &(*region)->worker(s));
-    loop.Post({WorkerEvent::kUp, s, {}});
-    const auto ranges = ReadWorkerRanges((*region)->worker(s), config.services[s].spec.bucket_count());
+    WorkerSlot& slot = (*region)->worker(WorkerId(s));
+    PublishRanges(file.subject, file.subject.models[options.models[s]], &slot);
+    loop.Post({WorkerEvent::kUp, {WorkerId(s), 1}, {}});
+    const auto ranges = ReadWorkerRanges(slot, config.services[s].spec.bucket_count());
     if (!ranges) return Error(ranges.error());
-    truth.WorkerUp(s, config.services[s].name, config.services[s].spec, file.subject.device, file.subject.libraries,
-                   *ranges);
-    const OperatorRange whole = {s, 0, 0, ranges->front().operators};
+    truth.WorkerUp(ServiceId(s), config.services[s].name, config.services[s].spec, file.subject.device,
+                   file.subject.libraries, *ranges);
+    const OperatorRange whole = {ServiceId(s), 0, 0, ranges->front().operators};
     if (!truth.model().Predict({&whole, 1}).trained) {
       return Error(StatusCode::kInvalidArgument, "the predictor does not fit its own model " + config.services[s].name);
     }
   }
   SimulatedGpu gpu(file, truth.model(), region->get(), config.services.size(), options.seed);
 
-  const PredictorStats& stats = (*region)->header().predictor;
+  const PredictorStats& stats = (*region)->lane(LaneId()).predictor;
   SimResult result;
   uint64_t busy_ns = 0;
   size_t next_arrival = 0, answered = 0;
@@ -282,8 +293,10 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
       const SimArrival& arrival = arrivals[next_arrival++];
       Query& query = table[*slot];
       query.id = next_arrival;
-      query.service = arrival.service;
-      query.bucket = arrival.bucket;
+      query.service = services->services()[arrival.service];
+      const Bucket bucket = query.service->config.spec.bucket(arrival.bucket);
+      query.rows = static_cast<uint32_t>(bucket.batch);
+      query.sequence = static_cast<uint32_t>(bucket.sequence);
       query.synthetic = true;
       query.timing = {};
       query.arrival_ns = kStartNs + arrival.at_ns;

@@ -20,8 +20,8 @@
 #include <string>
 #include <vector>
 
-#include "controller/config.h"
-#include "controller/trace_recorder.h"
+#include "controller/config/config.h"
+#include "controller/trace/trace_recorder.h"
 #include "predictor/predictor_file.h"
 
 namespace abacus::bench {

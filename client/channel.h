@@ -21,10 +21,10 @@
 #include <vector>
 #include <zmq.hpp>
 
+#include "base/status.h"
 #include "client/client.h"
 #include "client/protocol.h"
 #include "client/tensor.h"
-#include "shm/status.h"
 
 namespace abacus {
 

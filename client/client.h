@@ -29,9 +29,9 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "client/protocol.h"
 #include "client/tensor.h"
-#include "shm/status.h"
 
 namespace abacus {
 

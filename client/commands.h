@@ -1,16 +1,19 @@
-// The subcommands of abacus-client. Each Add... function declares one on `app`; when it is chosen, its callback runs it
-// and stores the exit code: 0 for success, 1 for a failure (reported on standard error, or as JSON with --json).
+// The subcommands of abacus-client: what each runs with, and its run. main.cc declares their options and says what they
+// mean; the default of a field is that of its option. The exit code is 0 for success, 1 for a failure (reported on
+// standard error, or as JSON with --json).
 #ifndef ABACUS_CLIENT_COMMANDS_H_
 #define ABACUS_CLIENT_COMMANDS_H_
 
-#include <CLI/CLI.hpp>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "base/status.h"
 #include "client/client.h"
+#include "client/load_generator.h"
 #include "client/tensor.h"
-#include "shm/status.h"
 
 namespace abacus {
 
@@ -20,10 +23,26 @@ struct CommonOptions {
   bool json = false;
 };
 
-void AddInferCommand(CLI::App& app, const CommonOptions& common, int* exit_code);
-void AddLoadCommand(CLI::App& app, const CommonOptions& common, int* exit_code);
-void AddModelsCommand(CLI::App& app, const CommonOptions& common, int* exit_code);
-void AddHealthCommand(CLI::App& app, const CommonOptions& common, int* exit_code);
+struct InferCommandOptions {
+  std::string model;
+  std::vector<std::string> inputs;
+  std::string synthetic;
+  std::string output_dir;
+  uint64_t qos_us = 0;
+  uint64_t repeat = 1;
+};
+
+struct LoadCommandOptions {
+  LoadOptions load;
+  std::vector<std::string> services;
+  std::string out;
+};
+
+// Each returns the exit code.
+int RunInferCommand(const CommonOptions& common, const InferCommandOptions& options);
+int RunLoadCommand(const CommonOptions& common, const LoadCommandOptions& options);
+int RunModelsCommand(const CommonOptions& common);
+int RunHealthCommand(const CommonOptions& common);
 
 Result<std::unique_ptr<Client>> ConnectTo(const CommonOptions& common);
 // Prints an error in the chosen form; returns the exit code.

@@ -17,9 +17,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/status.h"
 #include "client/client.h"
 #include "client/protocol.h"
-#include "shm/status.h"
 
 namespace abacus {
 

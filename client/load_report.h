@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "client/load_generator.h"
-#include "shm/status.h"
 
 namespace abacus {
 

@@ -17,15 +17,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kShownValues = 8;
 
-struct InferOptions {
-  std::string model;
-  std::vector<std::string> inputs;
-  std::string synthetic;
-  std::string output_dir;
-  uint64_t qos_us = 0;
-  uint64_t repeat = 1;
-};
-
 std::vector<double> FirstValues(const Tensor& tensor) {
   std::vector<double> values(std::min(kShownValues, tensor.bytes.size() / DTypeBytes(tensor.dtype)));
   for (size_t i = 0; i < values.size(); ++i) values[i] = ElementAt(tensor.dtype, tensor.bytes, i);
@@ -86,7 +77,7 @@ Status WriteOutputs(const InferReply& reply, const std::filesystem::path& direct
   return Status::Ok();
 }
 
-Result<InferRequest> MakeRequest(const InferOptions& options) {
+Result<InferRequest> MakeRequest(const InferCommandOptions& options) {
   InferRequest request;
   request.model = options.model;
   request.qos_us = options.qos_us;
@@ -104,7 +95,7 @@ Result<InferRequest> MakeRequest(const InferOptions& options) {
 }
 
 // Returns whether all replies were OK; an error where a query got none, or a file could not be written.
-Result<bool> Infer(const CommonOptions& common, const InferOptions& options) {
+Result<bool> Infer(const CommonOptions& common, const InferCommandOptions& options) {
   const auto request = MakeRequest(options);
   if (!request) return Error(request.error());
   const auto client = ConnectTo(common);
@@ -127,21 +118,9 @@ Result<bool> Infer(const CommonOptions& common, const InferOptions& options) {
 
 }  // namespace
 
-void AddInferCommand(CLI::App& app, const CommonOptions& common, int* exit_code) {
-  auto options = std::make_shared<InferOptions>();
-  CLI::App* command = app.add_subcommand("infer", "Run one query and show its outputs and where its time went");
-  command->add_option("--model", options->model, "service to ask")->required();
-  auto* input = command->add_option("--input", options->inputs,
-                                    "NAME=FILE.npy, or NAME=FILE:DTYPE:D1,D2,... for raw bytes; repeat for each input");
-  command->add_option("--synthetic", options->synthetic, "no tensors: run bucket BATCH or BATCHxSEQUENCE")
-      ->excludes(input);
-  command->add_option("--output-dir", options->output_dir, "write every output to DIR/NAME.npy");
-  command->add_option("--qos-us", options->qos_us, "latency target in microseconds; default: the service's own");
-  command->add_option("--repeat", options->repeat, "queries, one after another")->capture_default_str();
-  command->callback([options, &common, exit_code] {
-    const auto all_ok = Infer(common, *options);
-    *exit_code = all_ok ? (*all_ok ? 0 : 1) : ReportError(common, all_ok.error());
-  });
+int RunInferCommand(const CommonOptions& common, const InferCommandOptions& options) {
+  const auto all_ok = Infer(common, options);
+  return all_ok ? (*all_ok ? 0 : 1) : ReportError(common, all_ok.error());
 }
 
 }  // namespace abacus

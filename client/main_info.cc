@@ -37,7 +37,9 @@ std::string ToText(const std::vector<int64_t>& sizes) {
   return text;
 }
 
-int ShowModels(const CommonOptions& common) {
+}  // namespace
+
+int RunModelsCommand(const CommonOptions& common) {
   const auto client = ConnectTo(common);
   if (!client) return ReportError(common, client.error());
   const auto models = (*client)->Models();
@@ -64,7 +66,7 @@ int ShowModels(const CommonOptions& common) {
   return 0;
 }
 
-int ShowHealth(const CommonOptions& common) {
+int RunHealthCommand(const CommonOptions& common) {
   const auto client = ConnectTo(common);
   if (!client) return ReportError(common, client.error());
   const auto health = (*client)->Health();
@@ -90,19 +92,6 @@ int ShowHealth(const CommonOptions& common) {
   }
   if (common.json) Print({{"ready", health->ready}, {"services", std::move(list)}});
   return health->ready ? 0 : 1;
-}
-
-}  // namespace
-
-void AddModelsCommand(CLI::App& app, const CommonOptions& common, int* exit_code) {
-  app.add_subcommand("models", "Show the server's models, their tensors and buckets")->callback([&common, exit_code] {
-    *exit_code = ShowModels(common);
-  });
-}
-
-void AddHealthCommand(CLI::App& app, const CommonOptions& common, int* exit_code) {
-  app.add_subcommand("health", "Show the state of every service; the exit code is 0 only when all are ready")
-      ->callback([&common, exit_code] { *exit_code = ShowHealth(common); });
 }
 
 }  // namespace abacus

@@ -17,12 +17,6 @@ namespace {
 std::atomic<bool> g_stop{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
 
-struct LoadCommandOptions {
-  LoadOptions load;
-  std::vector<std::string> services;
-  std::string out;
-};
-
 // The first Ctrl-C ends the sending; the second one kills as usual.
 void StopOnSignal() {
   struct sigaction action = {};
@@ -75,26 +69,9 @@ Result<uint64_t> Load(const CommonOptions& common, const LoadCommandOptions& opt
 
 }  // namespace
 
-void AddLoadCommand(CLI::App& app, const CommonOptions& common, int* exit_code) {
-  auto options = std::make_shared<LoadCommandOptions>();
-  CLI::App* command = app.add_subcommand("load", "Send queries at random times, whatever the server does, and report");
-  command->add_option("--rate", options->load.rate_per_s, "queries per second, all services together")
-      ->required()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--seconds", options->load.seconds, "how long to send")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--service", options->services,
-                      "NAME[:weight=W][:batch=1,2,4][:seq=8,16]; repeat for a mix; default: all models, all buckets");
-  command->add_flag("--payload,!--no-payload", options->load.payload,
-                    "send random tensors (default), or synthetic queries without tensors");
-  command->add_option("--qos-us", options->load.qos_us, "latency target in microseconds; default: each service's own");
-  command->add_option("--seed", options->load.seed, "of arrivals, mix and payloads")->capture_default_str();
-  command->add_option("--out", options->out, "also write the report as JSON to this file");
-  command->callback([options, &common, exit_code] {
-    const auto lost = Load(common, *options);
-    *exit_code = lost ? (*lost > 0 ? 1 : 0) : ReportError(common, lost.error());
-  });
+int RunLoadCommand(const CommonOptions& common, const LoadCommandOptions& options) {
+  const auto lost = Load(common, options);
+  return lost ? (*lost > 0 ? 1 : 0) : ReportError(common, lost.error());
 }
 
 }  // namespace abacus

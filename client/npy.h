@@ -1,6 +1,6 @@
 // Reads and writes NumPy's .npy files (format versions 1 to 3), and raw files of tensor bytes.
 //
-// Reading accepts what a query can carry: little-endian, C-ordered arrays of the types of shm/types.h. Everything else
+// Reading accepts what a query can carry: little-endian, C-ordered arrays of the types of base/types.h. Everything else
 // (object arrays, Fortran order, big endian, truncated or trailing bytes) is an error that names the file and the
 // reason; nothing is allocated beyond the file's own size. Writing replaces the file.
 //
@@ -13,8 +13,8 @@
 #include <span>
 #include <string>
 
+#include "base/status.h"
 #include "client/tensor.h"
-#include "shm/status.h"
 
 namespace abacus {
 

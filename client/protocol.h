@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "shm/status.h"
-#include "shm/types.h"
+#include "base/status.h"
+#include "base/types.h"
 
 namespace abacus::protocol {
 

@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "shm/types.h"
+#include "base/types.h"
 
 namespace abacus {
 

@@ -59,6 +59,8 @@ abacus_torch_library(Abacus::torch_cpu libtorch_cpu.so)
 add_library(Abacus::torch INTERFACE IMPORTED GLOBAL)
 target_include_directories(Abacus::torch SYSTEM INTERFACE
   ${torch_root}/include ${torch_root}/include/torch/csrc/api/include)
+# ATen's headers then include the operators that they use, not all of them.
+target_compile_definitions(Abacus::torch INTERFACE AT_PER_OPERATOR_HEADERS)
 target_link_libraries(Abacus::torch INTERFACE Abacus::torch_cpu Abacus::c10 Threads::Threads)
 # The libraries of the wheel find what they need by themselves at run time. Programs carry LibTorch's folder as a
 # RUNPATH, which the dynamic linker searches after LD_LIBRARY_PATH: they run with a LibTorch in another place too.

@@ -6,15 +6,15 @@
 #include <set>
 #include <utility>
 
+#include "models/tensor_layout.h"
 #include "models/toml_reader.h"
 
 namespace abacus {
 
 namespace {
 
-constexpr size_t kMaxModelNameBytes = 63;  // with its NUL it fits WorkerBlock::service
+constexpr size_t kMaxModelNameBytes = 63;  // with its NUL it fits ServiceBlock::name
 constexpr size_t kMaxTensorNameBytes = 128;
-constexpr size_t kMaxTensorsPerSide = 16;
 constexpr int64_t kMaxDim = int64_t{1} << 31;
 constexpr int64_t kMaxBatch = 65536;
 constexpr int64_t kMaxSequence = 1 << 20;
@@ -224,28 +224,12 @@ std::optional<uint32_t> ModelSpec::FindBucket(int64_t batch, int64_t sequence) c
   return static_cast<uint32_t>(row_index * sequence_lengths.size() + column_index);
 }
 
-Shape ShapeAt(const TensorSpec& tensor, int64_t batch, int64_t sequence) {
-  Shape shape;
+std::vector<std::string> DimNames(const TensorSpec& tensor) {
+  std::vector<std::string> names;
   for (const int64_t dim : tensor.dims.dims()) {
-    shape.push_back(dim == kBatchDim ? batch : dim == kSequenceDim ? sequence : dim);
+    names.push_back(dim == kBatchDim ? "batch" : dim == kSequenceDim ? "sequence" : std::to_string(dim));
   }
-  return shape;
-}
-
-BlockLayout LayoutOf(const ModelSpec& spec, size_t bucket_index) {
-  const Bucket bucket = spec.bucket(bucket_index);
-  BlockLayout layout;
-  const auto place = [&](const std::vector<TensorSpec>& tensors, std::vector<TensorSlot>* slots) {
-    for (const TensorSpec& tensor : tensors) {
-      // The parser bounded the largest bucket, so neither optional is empty.
-      const uint64_t elements = ShapeAt(tensor, bucket.batch, bucket.sequence).Elements().value_or(0);
-      slots->push_back({.offset_bytes = layout.total_bytes, .bytes = elements * DTypeBytes(tensor.dtype)});
-      layout.total_bytes += PaddedBytes(tensor, bucket).value_or(0);
-    }
-  };
-  place(spec.inputs, &layout.inputs);
-  place(spec.outputs, &layout.outputs);
-  return layout;
+  return names;
 }
 
 Result<ModelSpec> ParseModelSpec(std::string_view text, const std::filesystem::path& toml_path) {

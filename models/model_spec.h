@@ -19,7 +19,7 @@
 //   name = "embedding"
 //   dtype = "float32"
 //   shape = ["batch", 384]
-//   [fake]                        # optional: timings for the fake runtime, see worker/fake_runtime.h
+//   [fake]                        # optional: timings for the fake runtime, see worker/runtime/fake_runtime.h
 //
 // Thread rule: immutable after parsing. Errors name file, line and key.
 #ifndef ABACUS_MODELS_MODEL_SPEC_H_
@@ -32,15 +32,17 @@
 #include <string_view>
 #include <vector>
 
+#include "base/status.h"
+#include "base/types.h"
 #include "shm/layout.h"
-#include "shm/status.h"
-#include "shm/types.h"
 
 namespace abacus {
 
 // Dimensions that stand for a symbol in TensorSpec::dims. Anything >= 0 is a fixed size.
 inline constexpr int64_t kBatchDim = -1;
 inline constexpr int64_t kSequenceDim = -2;
+
+inline constexpr size_t kMaxTensorsPerSide = 16;  // inputs of a model, and outputs
 
 struct IntRange {
   int64_t low = 0;   // inclusive
@@ -91,21 +93,16 @@ struct ModelSpec {
 };
 
 // The shape of `tensor` at the given batch and sequence sizes.
-Shape ShapeAt(const TensorSpec& tensor, int64_t batch, int64_t sequence);
+inline Shape ShapeAt(const TensorSpec& tensor, int64_t batch, int64_t sequence) {
+  Shape shape;
+  for (const int64_t dim : tensor.dims.dims()) {
+    shape.push_back(dim == kBatchDim ? batch : dim == kSequenceDim ? sequence : dim);
+  }
+  return shape;
+}
 
-// Where a job's tensors lie inside its arena block, at bucket shape: every tensor starts at a multiple of
-// kTensorAlignBytes. Inputs come first, then outputs.
-struct TensorSlot {
-  uint64_t offset_bytes = 0;  // from the start of the block
-  uint64_t bytes = 0;
-};
-struct BlockLayout {
-  std::vector<TensorSlot> inputs;
-  std::vector<TensorSlot> outputs;
-  uint64_t total_bytes = 0;
-};
-inline constexpr uint64_t kTensorAlignBytes = 256;
-BlockLayout LayoutOf(const ModelSpec& spec, size_t bucket_index);
+// Names of its dimensions: "batch", "sequence" or the size.
+std::vector<std::string> DimNames(const TensorSpec& tensor);
 
 // Reads NAME.toml. Checks names, dtypes, shapes, ranges, buckets (at most kMaxBuckets) and unknown keys; does not
 // require that the model file exists (the worker reports that).

@@ -2,6 +2,7 @@
 #include "models/toml_reader.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <fstream>
 #include <optional>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr size_t kMaxDotsPerLine = 64;  // outside strings and comments
 constexpr size_t kMaxQuotedBytes = 60;
+constexpr size_t kMaxDeviceNameBytes = 60;
 
 std::string Location(const toml::source_region& region, std::string_view fallback) {
   std::string where(region.path ? std::string_view(*region.path) : fallback);
@@ -373,6 +375,36 @@ bool TableReader::Strings(std::string_view key, std::vector<std::string>* out) {
     values.push_back(value->get());
   }
   *out = std::move(values);
+  return true;
+}
+
+bool TableReader::Devices(std::string_view key, int64_t high, std::vector<std::string>* out) {
+  const toml::node* node = Find(key);
+  if (node == nullptr) return false;
+  std::vector<std::string> devices;
+  const auto add = [&](const toml::node& element) {
+    const auto* index = element.as_integer();
+    const auto* name = element.as_string();
+    const auto in_name = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-'; };
+    if (index != nullptr && index->get() >= 0 && index->get() <= high) {
+      devices.push_back(std::to_string(index->get()));
+    } else if (name != nullptr && !name->get().empty() && name->get().size() <= kMaxDeviceNameBytes &&
+               std::all_of(name->get().begin(), name->get().end(), in_name)) {
+      devices.push_back(name->get());
+    } else {
+      FailAt(element, key,
+             "must be an index from 0 to " + std::to_string(high) +
+                 ", a UUID as nvidia-smi -L prints it, or an array " + "of them, not " + DescribeNode(element));
+    }
+  };
+  if (const toml::array* array = node->as_array()) {
+    for (const toml::node& element : *array) add(element);
+    if (array->empty()) Fail(key, "must not be empty");
+  } else {
+    add(*node);
+  }
+  if (failed()) return false;
+  *out = std::move(devices);
   return true;
 }
 

@@ -26,7 +26,7 @@
 #include <string_view>
 #include <vector>
 
-#include "shm/status.h"
+#include "base/status.h"
 
 namespace abacus {
 
@@ -76,6 +76,9 @@ class TableReader {
   bool Ascending(std::string_view key, int64_t low, int64_t high, std::vector<int64_t>* out);
   // An array of strings; a lone string counts as an array of one.
   bool Strings(std::string_view key, std::vector<std::string>* out);
+  // A device, or an array of them: an index from 0 to `high`, or a name such as a UUID (letters, digits and '-'). As
+  // text.
+  bool Devices(std::string_view key, int64_t high, std::vector<std::string>* out);
   // Any array; nullptr when absent or something else.
   const toml::array* Array(std::string_view key);
   // A sub-table: a reader of it, or of an empty table when it is absent (has_table() tells).

@@ -4,17 +4,19 @@
 
 namespace abacus {
 
-void AdditiveModel::SetBucket(uint32_t service, uint32_t bucket, std::span<const uint32_t> cuts, uint64_t solo_ns) {
-  if (entries_.size() <= service) entries_.resize(service + 1);
-  if (entries_[service].size() <= bucket) entries_[service].resize(bucket + 1);
-  entries_[service][bucket] = {{cuts.begin(), cuts.end()}, solo_ns};
+void AdditiveModel::SetBucket(ServiceId service, uint32_t bucket, std::span<const uint32_t> cuts, uint64_t solo_ns) {
+  if (entries_.size() <= service.value()) entries_.resize(service.value() + 1);
+  std::vector<Entry>& buckets = entries_[service.value()];
+  if (buckets.size() <= bucket) buckets.resize(bucket + 1);
+  buckets[bucket] = {{cuts.begin(), cuts.end()}, solo_ns};
 }
 
 Prediction AdditiveModel::Predict(std::span<const OperatorRange> group) const {
   uint64_t total_ns = 0;
   for (const OperatorRange& range : group) {
-    if (range.service >= entries_.size() || range.bucket >= entries_[range.service].size()) continue;
-    const Entry& entry = entries_[range.service][range.bucket];
+    const size_t service = range.service.value();
+    if (service >= entries_.size() || range.bucket >= entries_[service].size()) continue;
+    const Entry& entry = entries_[service][range.bucket];
     if (entry.cuts.size() < 2) continue;
     const auto at = [&](uint32_t op) {
       return static_cast<uint64_t>(std::lower_bound(entry.cuts.begin(), entry.cuts.end(), op) - entry.cuts.begin());

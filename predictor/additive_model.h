@@ -16,7 +16,7 @@ namespace abacus {
 class AdditiveModel : public LatencyModel {
  public:
   // `cuts`: ascending operator indices from 0 to the number of operators.
-  void SetBucket(uint32_t service, uint32_t bucket, std::span<const uint32_t> cuts, uint64_t solo_ns);
+  void SetBucket(ServiceId service, uint32_t bucket, std::span<const uint32_t> cuts, uint64_t solo_ns);
 
   std::string_view name() const override { return "additive"; }
   Prediction Predict(std::span<const OperatorRange> group) const override;

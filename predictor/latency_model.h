@@ -11,13 +11,15 @@
 #include <span>
 #include <string_view>
 
+#include "base/ids.h"
+
 namespace abacus {
 
-inline constexpr size_t kMaxGroup = 16;  // ranges of one group: one per worker (shm/layout.h, kMaxWorkers)
+inline constexpr size_t kMaxGroup = 16;  // ranges of one group: one per service (shm/layout.h, kMaxServices)
 
 // Operators [first, last) of a job of `service` in `bucket`.
 struct OperatorRange {
-  uint32_t service = 0;
+  ServiceId service{};
   uint32_t bucket = 0;
   uint32_t first = 0;
   uint32_t last = 0;

@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-#include "shm/status.h"
+#include "base/status.h"
 
 namespace abacus {
 

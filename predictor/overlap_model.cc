@@ -22,9 +22,9 @@ OverlapModel::OverlapModel(PredictorFile file, Mlp mlp) : file_(std::move(file))
   }
 }
 
-Status OverlapModel::Connect(uint32_t service, const std::string& name, const ServiceFacts& facts) {
-  if (services_.size() <= service) services_.resize(service + 1);
-  services_[service] = {};
+Status OverlapModel::Connect(ServiceId service, const std::string& name, const ServiceFacts& facts) {
+  if (services_.size() <= service.value()) services_.resize(service.value() + 1);
+  services_[service.value()] = {};
   for (uint32_t b = 0; b < facts.buckets.size(); ++b) {
     additive_.SetBucket(service, b, facts.buckets[b].cuts, facts.buckets[b].solo_ns);
   }
@@ -64,13 +64,13 @@ Status OverlapModel::Connect(uint32_t service, const std::string& name, const Se
     bucket.log2_sequence = times.log2_sequence;
     connected.buckets.push_back(std::move(bucket));
   }
-  services_[service] = std::move(connected);
+  services_[service.value()] = std::move(connected);
   return Status::Ok();
 }
 
 const OverlapModel::Service* OverlapModel::Find(const OperatorRange& range, RangeTimes* times) const {
-  if (range.service >= services_.size()) return nullptr;
-  const Service& service = services_[range.service];
+  if (range.service.value() >= services_.size()) return nullptr;
+  const Service& service = services_[range.service.value()];
   if (range.bucket >= service.buckets.size()) return nullptr;  // none while not connected
   const Bucket& bucket = service.buckets[range.bucket];
   const std::vector<float>& prefix_us = bucket.prefix_us;

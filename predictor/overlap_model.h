@@ -47,7 +47,7 @@ class OverlapModel : public LatencyModel {
   // Connects service `service` to model `name`. On an error (another device, an unknown model, other buckets or numbers
   // of operators, a solo time kTooFast times shorter than the profiled one) the service is predicted by the additive
   // model. A longer solo time is no sign of another model: workers measure it while others load on the same GPU.
-  Status Connect(uint32_t service, const std::string& name, const ServiceFacts& facts);
+  Status Connect(ServiceId service, const std::string& name, const ServiceFacts& facts);
   static constexpr double kTooFast = 1.5;
 
   std::string_view name() const override { return "overlap"; }

@@ -4,9 +4,9 @@
 #include <boost/crc.hpp>
 #include <charconv>
 
+#include "base/file.h"
 #include "predictor/features.h"
 #include "predictor/profile_json.h"
-#include "predictor/whole_file.h"
 
 namespace abacus {
 namespace {

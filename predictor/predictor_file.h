@@ -15,9 +15,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/status.h"
 #include "predictor/mlp.h"
 #include "predictor/profile_data.h"
-#include "shm/status.h"
 
 namespace abacus {
 

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/file.h"
 #include "predictor/latency_model.h"
 #include "predictor/profile_json.h"
-#include "predictor/whole_file.h"
 
 namespace abacus {
 namespace {

@@ -21,7 +21,7 @@
 #include <string_view>
 #include <vector>
 
-#include "shm/status.h"
+#include "base/status.h"
 
 namespace abacus {
 

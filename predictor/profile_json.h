@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "predictor/profile_data.h"
-#include "shm/status.h"
 
 namespace abacus::profile_json {
 

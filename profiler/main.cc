@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "profiler/profiler.h"
-#include "shm/log.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Measures how long operator ranges of several models take, alone and together, for abacus-train");

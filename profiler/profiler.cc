@@ -8,15 +8,19 @@
 #include <cmath>
 #include <sstream>
 
-#include "controller/process_setup.h"
-#include "controller/subprocess.h"
-#include "controller/worker_ranges.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/signals.h"
+#include "controller/app/run_directory.h"
+#include "controller/config/service_set.h"
+#include "controller/workers/device.h"
+#include "controller/workers/mps_control.h"
+#include "controller/workers/subprocess.h"
+#include "controller/workers/worker_ranges.h"
 #include "predictor/profile_data.h"
 #include "profiler/progress.h"
 #include "profiler/round_runner.h"
 #include "profiler/sampler.h"
-#include "shm/clock.h"
-#include "shm/log.h"
 
 namespace abacus {
 namespace {
@@ -78,11 +82,12 @@ std::vector<std::string> QueryGpu(const std::string& gpu, const std::string& fie
 
 class Profiler {
  public:
-  Profiler(const Config& config, const ProfileOptions& options, bool gpu, Region* region, RoundRunner* runner)
-      : config_(config),
+  Profiler(const Config& config, const ServiceSetPtr& services, const ProfileOptions& options, bool gpu, Region* region,
+           RoundRunner* runner)
+      : services_(services),
         options_(options),
         gpu_(gpu),
-        smi_gpu_(options.nvidia_smi_gpu.empty() ? std::to_string(config.worker.gpu) : options.nvidia_smi_gpu),
+        smi_gpu_(options.nvidia_smi_gpu.empty() ? config.worker.gpus.front() : options.nvidia_smi_gpu),
         region_(region),
         runner_(runner) {}
 
@@ -105,7 +110,7 @@ class Profiler {
   Result<Timing> Time(std::span<const Range> ranges);
   Status NoteClock();
 
-  const Config& config_;
+  const ServiceSetPtr services_;
   const ProfileOptions& options_;
   const bool gpu_;
   const std::string smi_gpu_;
@@ -135,23 +140,24 @@ Status Profiler::AwaitWorkers() {
   Status status = runner_->AwaitWorkers([&] {
     size_t ready = 0;
     std::string busy;
-    for (size_t i = 0; i < config_.services.size(); ++i) {
-      const auto state = static_cast<WorkerState>(region_->worker(i).state.load(std::memory_order_acquire));
-      if (state == WorkerState::kServing) {
+    const std::vector<ServicePtr>& services = services_->services();
+    for (const ServicePtr& service : services) {
+      const WorkerSlot& slot = region_->worker(service->worker);
+      if (static_cast<WorkerState>(slot.state.load(std::memory_order_acquire)) == WorkerState::kServing) {
         ++ready;
       } else {
-        busy = config_.services[i].name;
+        busy = service->config.name;
       }
     }
-    progress_.Show("loading models", static_cast<double>(ready) / static_cast<double>(config_.services.size()), busy);
+    progress_.Show("loading models", static_cast<double>(ready) / static_cast<double>(services.size()), busy);
   });
   progress_.End();
   if (!status.ok()) return status;
   // Again after each restart: cut points follow from measured times.
   cuts_.clear();
-  for (uint32_t i = 0; i < config_.services.size(); ++i) {
-    const auto ranges = ReadWorkerRanges(region_->worker(i), config_.services[i].spec.bucket_count());
-    if (!ranges) return ranges.error().WithContext(config_.services[i].name);
+  for (const ServicePtr& service : services_->services()) {
+    const auto ranges = ReadWorkerRanges(region_->worker(service->worker), service->config.spec.bucket_count());
+    if (!ranges) return ranges.error().WithContext(service->config.name);
     auto& cuts = cuts_.emplace_back();
     for (const WorkerRanges& bucket : *ranges) cuts.push_back(bucket.cuts);
   }
@@ -162,11 +168,11 @@ Status Profiler::DescribeSubject() {
   data_.seed = options_.seed;
   const std::vector<std::string> driver = gpu_ ? QueryGpu(smi_gpu_, "driver_version") : decltype(driver)();
   data_.driver = driver.empty() ? "none" : driver[0];
-  for (uint32_t i = 0; i < config_.services.size(); ++i) {
-    const WorkerBlock& block = region_->worker(i);
-    const ModelSpec& spec = config_.services[i].spec;
-    data_.device = LoadText(block.device_name);
-    data_.libraries = LoadText(block.libraries);
+  for (const ServicePtr& service : services_->services()) {
+    const WorkerSlot& slot = region_->worker(service->worker);
+    const ModelSpec& spec = service->config.spec;
+    data_.device = LoadText(slot.device_name);
+    data_.libraries = LoadText(slot.libraries);
     ModelProfile model;
     model.name = spec.name;
     if (std::any_of(data_.models.begin(), data_.models.end(), [&](const auto& m) { return m.name == spec.name; })) {
@@ -176,7 +182,7 @@ Status Profiler::DescribeSubject() {
       BucketProfile profile;
       profile.batch = spec.bucket(b).batch;
       profile.sequence = spec.bucket(b).sequence;
-      profile.operators = cuts_[i][b].back();
+      profile.operators = cuts_[service->id.value()][b].back();
       model.buckets.push_back(profile);
     }
     data_.models.push_back(std::move(model));
@@ -204,7 +210,7 @@ Status Profiler::OpenFile() {
     return {StatusCode::kInvalidArgument, options_.out.string() + " was begun with --seed " +
                                               std::to_string(existing->seed) + "; go on with that, or use --fresh"};
   }
-  for (const std::string& warning : existing->warnings) spdlog::warn("{}", warning);
+  for (const std::string& warning : existing->warnings) LogWarn("{}", warning);
   data_ = std::move(*existing);
   auto writer = ProfileWriter::Append(options_.out);
   if (!writer) return writer.error();
@@ -248,7 +254,7 @@ Status Profiler::MeasureSolo() {
       for (int tries = 1; !measured && measured.error().code() == StatusCode::kWorkerFailed && tries < kSoloTries;
            ++tries) {
         progress_.End();
-        spdlog::warn("{}; measuring again", measured.error().message());
+        LogWarn("{}; measuring again", measured.error().message());
         ABACUS_RETURN_IF_ERROR(AwaitWorkers());
         measured = SoloOf(m, b);
       }
@@ -268,7 +274,7 @@ Result<BucketProfile> Profiler::SoloOf(uint32_t model, uint32_t bucket) {
   profile.operators_at = cuts;
   profile.us.assign(cuts.size(), 0);
   for (size_t i = 1; i < cuts.size(); ++i) {
-    const Range prefix = {model, bucket, 0, cuts[i]};
+    const Range prefix = {ServiceId(model), bucket, 0, cuts[i]};
     const Result<Timing> timing = Time({&prefix, 1});
     if (!timing) return Error(timing.error());
     profile.us[i] = timing->us;
@@ -279,7 +285,7 @@ Result<BucketProfile> Profiler::SoloOf(uint32_t model, uint32_t bucket) {
   for (const size_t quarter : {1, 2, 3}) {
     const size_t i = (cuts.size() - 1) * quarter / 4;
     if (i == 0) continue;
-    const Range rest = {model, bucket, cuts[i], cuts.back()};
+    const Range rest = {ServiceId(model), bucket, cuts[i], cuts.back()};
     const Result<Timing> timing = Time({&rest, 1});
     if (!timing) return Error(timing.error());
     costs_us.push_back(timing->us - (profile.us.back() - profile.us[i]));
@@ -304,13 +310,13 @@ Status Profiler::MeasureGroups() {
     sample.ranges = SampleGroup(data_, cuts_, options_.seed, index);
     std::vector<Range> ranges;
     for (const ProfiledRange& range : sample.ranges) {
-      ranges.push_back({range.model, range.bucket, range.first, range.last});
+      ranges.push_back({ServiceId(range.model), range.bucket, range.first, range.last});
     }
     const Result<Timing> timing = Time(ranges);
     if (!timing && timing.error().code() == StatusCode::kWorkerFailed) {
       ++data_.skipped;
       progress_.End();
-      spdlog::warn("group {} is skipped: {}", index, timing.error().message());
+      LogWarn("group {} is skipped: {}", index, timing.error().message());
       ABACUS_RETURN_IF_ERROR(writer_->Skip(index, timing.error().message()));
       ABACUS_RETURN_IF_ERROR(AwaitWorkers());
       continue;
@@ -338,25 +344,36 @@ Status Profiler::NoteClock() {
 
 }  // namespace
 
-Status RunProfiler(const Config& config, const ProfileOptions& options) {
+Status RunProfiler(Config config, const ProfileOptions& options) {
+  // Models are measured together, so all of them on one GPU: the first.
+  config.worker.gpus.resize(1);
+  for (ServiceConfig& service : config.services) service.gpu = config.worker.gpus.front();
   RunLock lock;
   ABACUS_RETURN_IF_ERROR(lock.Acquire(config.server.name));
-  auto region = Region::Create(config.server.name, config.services.size(), kArenaBytes);
+  auto region = Region::Create(config.server.name, {config.services.size(), 1}, kArenaBytes);
   if (!region) return region.error();
   ABACUS_RETURN_IF_ERROR((*region)->ReserveArena());
   StoreText((*region)->header().policy, "profile");
 
   const int signal_fd = BlockSignals();
   signal(SIGUSR1, SIG_IGN);  // asks a controller for its trace
+  const ServiceSetPtr services = MakeServiceSet(config);
   const std::filesystem::path bin_dir = ProgramDirectory();
   const DeviceKind device = ResolveDevice(config.worker.device, bin_dir);
-  WorkerSupervisor supervisor(config, device, bin_dir, region->get());
-  RoundRunner runner(config, region->get(), &supervisor, signal_fd);
+  WorkerSupervisor supervisor({.worker = config.worker,
+                               .name = config.server.name,
+                               .log_level = config.server.log_level,
+                               .spin_us = config.scheduler.spin_us,
+                               .device = device,
+                               .bin_dir = bin_dir},
+                              services, region->get(), FindMpsDaemons(lock.directory(), 1));
+  RoundRunner runner(services, config.worker.round_timeout_ns, config.scheduler.spin_us > 0, region->get(), &supervisor,
+                     signal_fd);
   supervisor.SetListener(&runner);
   supervisor.StartAll();
-  Profiler profiler(config, options, device == DeviceKind::kCuda, region->get(), &runner);
+  Profiler profiler(config, services, options, device == DeviceKind::kCuda, region->get(), &runner);
   Status status = profiler.Run();
-  Gate(&(*region)->header().gate).OpenForGood();  // a worker that holds a range back would not see the stop
+  Gate(&(*region)->lane(LaneId()).gate).OpenForGood();  // a worker that holds a range back would not see the stop
   supervisor.StopAll(kStopTimeoutNs);
   close(signal_fd);
   return status;

@@ -12,8 +12,8 @@
 #include <filesystem>
 #include <string>
 
-#include "controller/config.h"
-#include "shm/status.h"
+#include "base/status.h"
+#include "controller/config/config.h"
 
 namespace abacus {
 
@@ -30,7 +30,7 @@ struct ProfileOptions {
 };
 
 // Errors: kShuttingDown when interrupted (everything measured is in the file), else what was wrong.
-Status RunProfiler(const Config& config, const ProfileOptions& options);
+Status RunProfiler(Config config, const ProfileOptions& options);
 
 }  // namespace abacus
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "shm/clock.h"
+#include "base/clock.h"
 
 namespace abacus {
 namespace {

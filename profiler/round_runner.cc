@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "shm/clock.h"
+#include "base/clock.h"
 
 namespace abacus {
 namespace {
@@ -17,40 +17,39 @@ constexpr uint64_t kLookNs = 50 * kNsPerMs;  // how often a round is looked afte
 
 }  // namespace
 
-RoundRunner::RoundRunner(const Config& config, Region* region, WorkerSupervisor* supervisor, int interrupt_fd)
-    : config_(config),
+RoundRunner::RoundRunner(const ServiceSetPtr& services, uint64_t round_timeout_ns, bool spin, Region* region,
+                         WorkerSupervisor* supervisor, int interrupt_fd)
+    : round_timeout_ns_(round_timeout_ns),
+      spin_(spin),
       region_(region),
       supervisor_(supervisor),
       interrupt_fd_(interrupt_fd),
-      gate_(&region->header().gate),
-      bell_(&region->header().controller_bell),
-      workers_(config.services.size()) {
-  for (size_t i = 0; i < workers_.size(); ++i) workers_[i].link.Attach(&region->worker(i));
+      gate_(&region->lane(LaneId()).gate),
+      bell_(&region->header().controller_bell) {
+  for (const ServicePtr& service : services->services()) {
+    Worker& worker = workers_.emplace_back();
+    worker.ref.id = service->worker;
+    worker.name = service->config.name;
+    worker.link.Attach(&region->worker(service->worker));
+  }
 }
 
-void RoundRunner::Post(WorkerEvent event) {
-  const std::lock_guard lock(events_mutex_);
-  events_.push_back(std::move(event));
-}
+void RoundRunner::Post(WorkerEvent event) { events_.Post(std::move(event)); }
 
 Status RoundRunner::HandleEvents() {
-  std::vector<WorkerEvent> events;
-  {
-    const std::lock_guard lock(events_mutex_);
-    events.swap(events_);
-  }
   Status status;
-  for (const WorkerEvent& event : events) {
-    Worker& worker = workers_[event.worker];
+  for (const WorkerEvent& event : events_.Take()) {
+    const auto worker =
+        std::ranges::find_if(workers_, [&](const Worker& candidate) { return candidate.ref.id == event.worker.id; });
+    if (worker == workers_.end()) continue;
     if (event.kind == WorkerEvent::kUp) {
-      worker.serving = true;
-      region_->worker(event.worker)
-          .state.store(static_cast<uint32_t>(WorkerState::kServing), std::memory_order_release);
+      worker->ref = event.worker;
+      worker->serving = true;
+      worker->link.Up();
     } else if (event.kind == WorkerEvent::kDown) {
-      worker.serving = false;
-      worker.link.Reset();
-      region_->worker(event.worker).state.store(static_cast<uint32_t>(WorkerState::kExited), std::memory_order_release);
-      supervisor_->BlockReleased(event.worker);
+      worker->serving = false;
+      worker->link.Down();
+      supervisor_->SlotReleased(event.worker);
       if (status.ok()) status = {StatusCode::kWorkerFailed, event.message};
     } else {
       status = {StatusCode::kUnavailable, event.message};
@@ -85,38 +84,39 @@ Status RoundRunner::Send(const Range& range, uint64_t job, uint32_t gate) {
   command.last = range.last;
   command.gate = gate;
   command.sent_ns = MonotonicNs();
-  if (workers_[range.service].link.Send(command, 0)) return Status::Ok();
-  Condemn(range.service, "does not take commands: its ring is full or damaged");
-  return {StatusCode::kWorkerFailed, config_.services[range.service].name + " does not take commands"};
+  Worker& worker = workers_[range.service.value()];
+  if (worker.link.Send(command, {}, 0)) return Status::Ok();
+  Condemn(&worker, "does not take commands: its ring is full or damaged");
+  return {StatusCode::kWorkerFailed, worker.name + " does not take commands"};
 }
 
-void RoundRunner::Condemn(uint32_t worker, const std::string& why) {
-  workers_[worker].serving = false;
-  supervisor_->Condemn(worker, why);
+void RoundRunner::Condemn(Worker* worker, const std::string& why) {
+  worker->serving = false;
+  supervisor_->Condemn(worker->ref, why);
 }
 
 Status RoundRunner::Await(size_t count) {
-  const uint64_t deadline_ns = MonotonicNs() + config_.worker.round_timeout_ns;
-  const uint64_t spin_ns = config_.scheduler.spin_us > 0 ? kWaitNs : 0;
+  const uint64_t deadline_ns = MonotonicNs() + round_timeout_ns_;
+  const uint64_t spin_ns = spin_ ? kWaitNs : 0;
   uint64_t next_look_ns = MonotonicNs() + kLookNs;
   Status status;
   while (count > 0) {
     const uint32_t ticket = bell_.Ticket();
     bool any = false;
-    for (uint32_t i = 0; i < workers_.size(); ++i) {
+    for (Worker& worker : workers_) {
       Completion completion;
       WorkerLink<int>::Sent sent;
-      if (workers_[i].link.idle()) continue;
-      const auto answer = workers_[i].link.Take(&completion, &sent);
+      if (worker.link.idle()) continue;
+      const auto answer = worker.link.Take(&completion, &sent);
       if (answer == WorkerLink<int>::Answer::kNone) continue;
       any = true;
       --count;
       if (answer == WorkerLink<int>::Answer::kNonsense) {
-        Condemn(i, "answered a command that was not given");
-        return {StatusCode::kWorkerFailed, config_.services[i].name + " answered a command that was not given"};
+        Condemn(&worker, "answered a command that was not given");
+        return {StatusCode::kWorkerFailed, worker.name + " answered a command that was not given"};
       }
       if (completion.status != 0 && status.ok()) {
-        status = {StatusCode::kWorkerFailed, config_.services[i].name + ": " + LoadText(region_->worker(i).error)};
+        status = {StatusCode::kWorkerFailed, worker.name + ": " + LoadText(region_->worker(worker.ref.id).error)};
       }
     }
     if (any) continue;
@@ -127,10 +127,10 @@ Status RoundRunner::Await(size_t count) {
       ABACUS_RETURN_IF_ERROR(HandleEvents());
     }
     if (now_ns > deadline_ns) {
-      for (uint32_t i = 0; i < workers_.size(); ++i) {
-        const auto& sent = workers_[i].link.sent();
+      for (Worker& worker : workers_) {
+        const auto& sent = worker.link.sent();
         if (sent.empty() || !gate_.Reached(sent.front().gate)) continue;  // those that wait for the gate are innocent
-        Condemn(i, "has not finished a range within round_timeout_ms");
+        Condemn(&worker, "has not finished a range within round_timeout_ms");
       }
       return {StatusCode::kWorkerFailed, "a worker has not finished a range within round_timeout_ms"};
     }

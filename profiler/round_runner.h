@@ -10,14 +10,14 @@
 
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "controller/config.h"
-#include "controller/worker_link.h"
-#include "controller/worker_supervisor.h"
+#include "base/mailbox.h"
+#include "controller/config/service_set.h"
+#include "controller/workers/worker_link.h"
+#include "controller/workers/worker_supervisor.h"
 #include "shm/gate.h"
 #include "shm/region.h"
 
@@ -26,7 +26,9 @@ namespace abacus {
 class RoundRunner : public WorkerListener {
  public:
   // `interrupt_fd`: a signalfd; waits end early with kShuttingDown when it is readable.
-  RoundRunner(const Config& config, Region* region, WorkerSupervisor* supervisor, int interrupt_fd);
+  // `spin`: waits awake, where cores are to spare.
+  RoundRunner(const ServiceSetPtr& services, uint64_t round_timeout_ns, bool spin, Region* region,
+              WorkerSupervisor* supervisor, int interrupt_fd);
 
   // Waits until all workers serve. `progress` is called now and then with what they do.
   Status AwaitWorkers(const std::function<void()>& progress);
@@ -34,7 +36,7 @@ class RoundRunner : public WorkerListener {
 
   // Operators [first, last) of a job of `service`. Ranges that start after 0 continue the job prepared before.
   struct Range {
-    uint32_t service = 0;
+    ServiceId service{};
     uint32_t bucket = 0;
     uint32_t first = 0;
     uint32_t last = 0;
@@ -47,6 +49,8 @@ class RoundRunner : public WorkerListener {
 
  private:
   struct Worker {
+    WorkerRef ref;
+    std::string name;  // of its service
     WorkerLink<int> link;
     bool serving = false;
   };
@@ -54,21 +58,21 @@ class RoundRunner : public WorkerListener {
   Status HandleEvents();
   Status Send(const Range& range, uint64_t job, uint32_t gate);
   // Has it ended; AwaitWorkers waits for its successor.
-  void Condemn(uint32_t worker, const std::string& why);
+  void Condemn(Worker* worker, const std::string& why);
   // Waits for `count` completions.
   Status Await(size_t count);
 
-  const Config& config_;
+  const uint64_t round_timeout_ns_;
+  const bool spin_;
   Region* const region_;
   WorkerSupervisor* const supervisor_;
   const int interrupt_fd_;
   Gate gate_;
   Doorbell bell_;
-  std::vector<Worker> workers_;
+  std::vector<Worker> workers_;  // by ServiceId
   uint64_t next_job_ = 1;
 
-  std::mutex events_mutex_;
-  std::vector<WorkerEvent> events_;  // protected by events_mutex_
+  Mailbox<WorkerEvent> events_;
 };
 
 }  // namespace abacus

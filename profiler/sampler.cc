@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "predictor/split_mix.h"
+#include "base/random.h"
 
 namespace abacus {
 namespace {

@@ -1,10 +1,9 @@
 // Sampler: which groups of ranges are profiled. Group n of a seed is always the same, so an interrupted run goes on
 // where it stopped, and two machines profile the same groups.
 //
-// Groups are drawn as serving forms them (controller/headroom_policy.h): models and buckets uniformly; one job, the
-// most urgent, runs to its end; the others run to their end, to a cut where they would take about as long as the urgent
-// one, or to any cut. Jobs are fresh or resumed at any cut.
-// Thread rule: pure.
+// Groups are drawn as serving forms them (controller/schedule/headroom_policy.h): models and buckets uniformly; one
+// job, the most urgent, runs to its end; the others run to their end, to a cut where they would take about as long as
+// the urgent one, or to any cut. Jobs are fresh or resumed at any cut. Thread rule: pure.
 #ifndef ABACUS_PROFILER_SAMPLER_H_
 #define ABACUS_PROFILER_SAMPLER_H_
 

@@ -1,11 +1,14 @@
 // The byte layout of the shared-memory segment: one per running controller, mapped by it and by every worker.
 //
-//   SegmentHeader | WorkerBlock[kMaxWorkers] | arena
+//   SegmentHeader | LaneBlock[kMaxLanes] | ServiceBlock[kMaxServices] | WorkerSlot[kMaxWorkers] | arena
+//
+// Services, workers and lanes are numbered apart (base/ids.h): a service may move to another worker slot, and every
+// worker belongs to the lane of its GPU.
 //
 // shm/README.md has the byte map with writer, reader and ordering of every field. All structs here are trivially laid
-// out, hold no pointers, and are pinned by offset asserts: any change of a struct bumps kLayoutVersion.
+// out, hold no pointers, and are pinned by the asserts of layout.cc: any change of a struct bumps kLayoutVersion.
 //
-// Trust: the controller owns every size and offset. A worker may write only its own WorkerBlock's worker-side fields
+// Trust: the controller owns every size and offset. A worker may write only its own WorkerSlot's worker-side fields
 // and the arena blocks that it was handed; what the controller reads back it copies first and then checks.
 #ifndef ABACUS_SHM_LAYOUT_H_
 #define ABACUS_SHM_LAYOUT_H_
@@ -15,19 +18,25 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/histogram.h"
+#include "base/ids.h"
+#include "base/status.h"
 #include "shm/shm_atomic.h"
 #include "shm/spsc_ring.h"
-#include "shm/status.h"
 
 namespace abacus {
 
 inline constexpr uint64_t kSegmentMagic = 0x3153554341424153;  // "SABACUS1", read as little endian
-inline constexpr uint32_t kLayoutVersion = 3;
+inline constexpr uint32_t kLayoutVersion = 4;
+inline constexpr size_t kMaxServices = 16;
 inline constexpr size_t kMaxWorkers = 16;
+inline constexpr size_t kMaxLanes = 8;
 inline constexpr size_t kMaxBuckets = 64;
-inline constexpr size_t kMaxCuts = 64;  // intervals between cut points of one bucket
+inline constexpr size_t kMaxCuts = 64;        // intervals between cut points of one bucket
+inline constexpr size_t kMaxJobQueries = 64;  // queries of one job
+inline constexpr size_t kMaxSent = 2;         // commands out to one worker: a range that runs, and one sent ahead
 inline constexpr size_t kRingCapacity = 64;
-inline constexpr size_t kLatencyBuckets = 256;
+inline constexpr size_t kPageBytes = 4096;
 
 // What the controller asks a worker to do. One cache line.
 struct Command {
@@ -39,19 +48,28 @@ struct Command {
   uint32_t bucket = 0;
   uint32_t first = 0;  // operators [first, last), both cut points of the bucket
   uint32_t last = 0;
-  uint32_t gate = 0;          // start once SegmentHeader::gate has reached this value (gate.h); 0: at once
-  uint64_t block_offset = 0;  // of the job's tensors, from the start of the arena; BlockLayout says where each lies
-  uint64_t block_bytes = 0;
+  uint32_t gate = 0;         // start once LaneBlock::gate has reached this value (gate.h); 0: at once
+  uint32_t query_table = 0;  // which of WorkerSlot::queries names the job's queries
+  uint32_t query_count = 0;  // entries of it; 0 with kSynthetic
   uint64_t sent_ns = 0;
 };
 static_assert(sizeof(Command) <= kCacheLineBytes);
+
+// One query of a job: its rows, in the order of the table, make up the batch. What is missing to the bucket's size is
+// padding. The tensors lie in the query's own block of the arena at the query's own shape (models/tensor_layout.h).
+struct JobQuery {
+  uint64_t block_offset = 0;  // from the start of the arena
+  uint64_t block_bytes = 0;
+  uint32_t rows = 0;
+  uint32_t sequence = 0;  // its length, at most the bucket's; 0: the model has none
+};
 
 // What a worker answers, one per kRun command, in order.
 struct Completion {
   uint64_t job_id = 0;
   uint32_t first = 0;
   uint32_t last = 0;
-  uint32_t status = 0;      // StatusCode; the text is in WorkerBlock::error
+  uint32_t status = 0;      // StatusCode; the text is in WorkerSlot::error
   uint32_t fatal = 0;       // 1: the worker exits after this
   uint64_t started_ns = 0;  // command taken, or its gate seen open
   uint64_t ended_ns = 0;
@@ -84,7 +102,7 @@ enum class WorkerState : uint32_t {
 };
 std::string_view WorkerStateName(WorkerState state);
 
-// Cut points and solo time of one bucket; BucketRanges of worker/model_runtime.h, laid out flat.
+// Cut points and solo time of one bucket; BucketRanges of worker/runtime/model_runtime.h, laid out flat.
 struct RangeTableEntry {
   uint32_t operators = 0;
   uint32_t cut_count = 0;  // number of entries of `cuts`: intervals + 1
@@ -93,22 +111,31 @@ struct RangeTableEntry {
   uint32_t reserved = 0;
 };
 
-// Written by the controller's scheduler thread (`restarts`: its main thread), read from outside by the inspector.
+// Counters of one service. Written by the controller's scheduler thread (`restarts`: its main thread), read from
+// outside by the inspector.
 struct ServiceStats {
   ShmAtomic<uint64_t> accepted{0};
   std::array<ShmAtomic<uint64_t>, kWireStatusCount> replies{};  // by StatusCode
   ShmAtomic<uint64_t> violations{0};                            // OK replies later than their target
-  ShmAtomic<uint64_t> queued{0};
-  ShmAtomic<uint64_t> in_flight{0};
-  ShmAtomic<uint64_t> rounds{0};
+  ShmAtomic<uint64_t> queued{0};                                // queries that were not sent to the end of the model
+  ShmAtomic<uint64_t> running{0};                               // ranges that were sent and not answered
+  ShmAtomic<uint64_t> ranges{0};                                // ranges that were answered
   ShmAtomic<uint64_t> restarts{0};
   std::array<ShmAtomic<uint64_t>, kLatencyBuckets> latency{};  // LatencyBucketOf(total_ns), OK replies only
 };
 
-struct WorkerBlock {
+// One service: who runs it, and how it does.
+struct ServiceBlock {
+  std::array<char, 64> name{};
+  ShmAtomic<uint32_t> worker{0};  // WorkerId of the slot that runs it
+  alignas(kCacheLineBytes) ServiceStats stats;
+};
+
+struct WorkerSlot {
   // Written by the controller before the worker is spawned.
-  std::array<char, 64> service{};
-  uint32_t incarnation = 0;  // counts the processes that held this block
+  uint32_t service = 0;               // ServiceId
+  uint32_t lane = 0;                  // LaneId
+  ShmAtomic<uint32_t> generation{0};  // counts the processes that held this slot
   uint32_t bucket_count = 0;
   // Written by the worker (and by the controller while no worker is attached).
   alignas(kCacheLineBytes) ShmAtomic<uint32_t> state{0};  // WorkerState; release publishes what precedes it
@@ -126,14 +153,15 @@ struct WorkerBlock {
   SpscRing<Command, kRingCapacity> commands;
   // Completion ring: worker -> controller; the doorbell is SegmentHeader::controller_bell.
   SpscRing<Completion, kRingCapacity> completions;
-  alignas(kCacheLineBytes) ServiceStats stats;
+  // Queries of the jobs whose commands are out, a table for each; the command ring publishes them.
+  alignas(kCacheLineBytes) std::array<std::array<JobQuery, kMaxJobQueries>, kMaxSent> queries{};
 };
 
-// How well the latency model does, written by the scheduler thread.
+// How well the latency model of a lane does, written by the scheduler thread.
 struct PredictorStats {
   std::array<char, 256> description{};  // which model predicts and, for a fallback, why; rewritten as workers come up
   ShmAtomic<uint32_t> trained{0};     // 1: a predictor file is loaded; `description` names the services it does not fit
-  ShmAtomic<uint32_t> margin_ppm{0};  // safety margin now, millionths of prediction + 0.2 ms
+  ShmAtomic<uint32_t> margin_ppm{0};  // safety margin now, millionths of prediction + AdaptiveMargin::kBaseNs
   ShmAtomic<uint32_t> error_ppm{0};   // moving average of |actual / predicted - 1|, millionths
   ShmAtomic<uint64_t> rounds{0};      // that completed and had a prediction
   ShmAtomic<uint64_t> rounds_over{0};       // of these: took longer than prediction plus margin
@@ -145,15 +173,22 @@ struct PredictorStats {
   ShmAtomic<uint64_t> start_ns{0};
 };
 
+// All that the workers of one GPU share. A page of its own: GPUs map the page of their gate.
+struct alignas(kPageBytes) LaneBlock {
+  GateWord gate;
+  std::array<char, 64> gpu{};  // as configured: an index or a UUID
+  PredictorStats predictor;
+};
+
 struct SegmentHeader {
   uint64_t magic = 0;
   ShmAtomic<uint32_t> layout_version{0};  // published last with release; 0: under construction
-  uint32_t worker_count = 0;
+  ShmAtomic<uint32_t> service_count{0};   // of ServiceBlocks in use, the first ones; grows with the set of services
   uint64_t total_bytes = 0;
   uint64_t arena_offset_bytes = 0;
   uint64_t arena_bytes = 0;
   int32_t owner_pid = 0;
-  uint32_t reserved = 0;
+  uint32_t lane_count = 0;
   uint64_t owner_start_ticks = 0;  // field 22 of /proc/PID/stat: tells a recycled pid from the owner
   uint64_t started_ns = 0;         // monotonic clock
   // For the inspector, written once while the controller starts:
@@ -167,29 +202,21 @@ struct SegmentHeader {
   ShmAtomic<uint64_t> dropped_replies{0};     // the client had vanished
   ShmAtomic<uint64_t> closed_connections{0};  // cut off for breaking a limit
   DoorbellWord controller_bell;
-  GateWord gate;
-  alignas(kCacheLineBytes) PredictorStats predictor;
 };
 
 inline constexpr uint64_t kHeartbeatNs = 100'000'000;
 
-inline constexpr size_t kHeaderBytes = 4096;
-static_assert(sizeof(SegmentHeader) <= kHeaderBytes);
-static_assert(offsetof(SegmentHeader, layout_version) == 8);
-static_assert(offsetof(SegmentHeader, owner_pid) == 40);
-static_assert(sizeof(RangeTableEntry) == 280);
-static_assert(sizeof(PredictorStats) == 328);
-static_assert(offsetof(PredictorStats, factor_ppm) == 304);
-static_assert(offsetof(PredictorStats, start_ns) == 320);
-static_assert(sizeof(ShmAtomic<uint64_t>) == 8);
-
-inline constexpr size_t WorkerBlockOffset(size_t index) { return kHeaderBytes + index * sizeof(WorkerBlock); }
-inline constexpr size_t ArenaOffset() { return (WorkerBlockOffset(kMaxWorkers) + 4095) / 4096 * 4096; }
-
-// Log-linear histogram of latencies: 8 buckets per power of two of microseconds, so a quantile is exact to 12.5 %.
-size_t LatencyBucketOf(uint64_t latency_ns);
-// Upper edge of a bucket, in microseconds.
-uint64_t LatencyBucketUpperUs(size_t bucket);
+inline constexpr size_t kHeaderBytes = kPageBytes;
+inline constexpr size_t LaneBlockOffset(LaneId id) { return kHeaderBytes + id.value() * sizeof(LaneBlock); }
+inline constexpr size_t ServiceBlockOffset(ServiceId id) {
+  return LaneBlockOffset(LaneId(kMaxLanes)) + id.value() * sizeof(ServiceBlock);
+}
+inline constexpr size_t WorkerSlotOffset(WorkerId id) {
+  return ServiceBlockOffset(ServiceId(kMaxServices)) + id.value() * sizeof(WorkerSlot);
+}
+inline constexpr size_t ArenaOffset() {
+  return (WorkerSlotOffset(WorkerId(kMaxWorkers)) + kPageBytes - 1) / kPageBytes * kPageBytes;
+}
 
 }  // namespace abacus
 

@@ -8,8 +8,8 @@
 #include <new>
 #include <thread>
 
-#include "shm/clock.h"
-#include "shm/process.h"
+#include "base/clock.h"
+#include "base/process.h"
 
 namespace abacus {
 namespace {
@@ -57,12 +57,12 @@ bool OwnerAlive(const SegmentHeader& header) {
 }
 
 Region::Region(std::string shm_name, bool owner, bip::shared_memory_object object, bip::mapped_region mapping,
-               size_t worker_count)
+               size_t lane_count)
     : shm_name_(std::move(shm_name)),
       owner_(owner),
       object_(std::move(object)),
       mapping_(std::move(mapping)),
-      worker_count_(worker_count) {}
+      lane_count_(lane_count) {}
 
 Status Region::ReserveArena() {
   ABACUS_RETURN_IF_ERROR(Claim(object_, ArenaOffset(), mapping_.get_size() - ArenaOffset(), "/dev/shm/" + shm_name_));
@@ -86,11 +86,12 @@ Status Region::AwaitArena(uint64_t timeout_ns) const {
   return Status::Ok();
 }
 
-Result<std::unique_ptr<Region>> Region::Create(const std::string& name, size_t worker_count, uint64_t arena_bytes) {
+Result<std::unique_ptr<Region>> Region::Create(const std::string& name, Counts counts, uint64_t arena_bytes) {
   const std::string shm_name = ShmName(name);
   const std::string shown = "/dev/shm/" + shm_name;
-  if (worker_count > kMaxWorkers) {
-    return Error(StatusCode::kInvalidArgument, "more than " + std::to_string(kMaxWorkers) + " workers");
+  if (counts.services > kMaxServices || counts.lanes > kMaxLanes) {
+    return Error(StatusCode::kInvalidArgument,
+                 "more than " + std::to_string(kMaxServices) + " services or " + std::to_string(kMaxLanes) + " GPUs");
   }
   switch (Classify(shm_name)) {
     case Existing::kLive:
@@ -118,9 +119,12 @@ Result<std::unique_ptr<Region>> Region::Create(const std::string& name, size_t w
     bip::mapped_region mapping(object, bip::read_write);
     auto* base = static_cast<std::byte*>(mapping.get_address());
     auto* header = new (base) SegmentHeader();
-    for (size_t i = 0; i < kMaxWorkers; ++i) new (base + WorkerBlockOffset(i)) WorkerBlock();
+    for (size_t i = 0; i < kMaxLanes; ++i) new (base + LaneBlockOffset(LaneId(i))) LaneBlock();
+    for (size_t i = 0; i < kMaxServices; ++i) new (base + ServiceBlockOffset(ServiceId(i))) ServiceBlock();
+    for (size_t i = 0; i < kMaxWorkers; ++i) new (base + WorkerSlotOffset(WorkerId(i))) WorkerSlot();
     header->magic = kSegmentMagic;
-    header->worker_count = static_cast<uint32_t>(worker_count);
+    header->service_count.store(static_cast<uint32_t>(counts.services), std::memory_order_relaxed);
+    header->lane_count = static_cast<uint32_t>(counts.lanes);
     header->total_bytes = total_bytes;
     header->arena_offset_bytes = ArenaOffset();
     header->arena_bytes = arena_bytes;
@@ -128,7 +132,7 @@ Result<std::unique_ptr<Region>> Region::Create(const std::string& name, size_t w
     header->owner_start_ticks = ProcessStartTicks(getpid()).value_or(0);
     header->started_ns = MonotonicNs();
     header->layout_version.store(kLayoutVersion, std::memory_order_release);  // SYNC POINT: pairs with Open's acquire
-    return std::unique_ptr<Region>(new Region(shm_name, true, std::move(object), std::move(mapping), worker_count));
+    return std::unique_ptr<Region>(new Region(shm_name, true, std::move(object), std::move(mapping), counts.lanes));
   } catch (const bip::interprocess_exception& e) {
     return Error(StatusCode::kUnavailable, "cannot create " + shown + ": " + e.what());
   }
@@ -153,11 +157,12 @@ Result<std::unique_ptr<Region>> Region::Open(const std::string& name, Access acc
                                                        std::to_string(version) + ", this program has " +
                                                        std::to_string(kLayoutVersion) + ")");
           }
-          const size_t workers = header.worker_count;
-          if (header.total_bytes != mapping.get_size() || workers > kMaxWorkers) {
+          const size_t lanes = header.lane_count;
+          if (header.total_bytes != mapping.get_size() || header.service_count.load() > kMaxServices ||
+              lanes > kMaxLanes) {
             return Error(StatusCode::kUnavailable, shown + " is damaged: its size does not match its header");
           }
-          return std::unique_ptr<Region>(new Region(shm_name, false, std::move(object), std::move(mapping), workers));
+          return std::unique_ptr<Region>(new Region(shm_name, false, std::move(object), std::move(mapping), lanes));
         }
       }
     } catch (const bip::interprocess_exception& e) {

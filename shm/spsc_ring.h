@@ -45,12 +45,10 @@ class SpscRing {
   // Consumer only. False when empty (or corrupt).
   bool TryPop(T* out) {
     const uint64_t head = head_.load(std::memory_order_relaxed);
-    if (head == consumer_tail_) {
+    // Empty (a distance of 0 wraps), or a nonsense cursor; looked at on every call, since the peer can write all four.
+    if (consumer_tail_ - head - 1 >= kCapacity) {
       consumer_tail_ = tail_.load(std::memory_order_acquire);  // pairs with TryPush's release
-      if (consumer_tail_ - head - 1 >= kCapacity) {            // empty (distance 0 wraps) or a nonsense cursor
-        consumer_tail_ = head;
-        return false;
-      }
+      if (consumer_tail_ - head - 1 >= kCapacity) return false;
     }
     *out = slots_[head & (kCapacity - 1)];
     head_.store(head + 1, std::memory_order_release);  // SYNC POINT: returns the slot

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 BATCH = "batch"
 SEQUENCE = "sequence"
-MAX_RANK = 8  # shm/types.h
+MAX_RANK = 8  # base/types.h
 MAX_BUCKETS = 64  # shm/layout.h
 MAX_TENSORS = 16  # client/protocol.h
 MAX_MODEL_NAME_BYTES = 63  # model_spec.cc

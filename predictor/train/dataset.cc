@@ -8,7 +8,7 @@
 #include <random>
 #include <utility>
 
-#include "predictor/split_mix.h"
+#include "base/random.h"
 
 namespace abacus {
 namespace {

@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "predictor/features.h"
 #include "predictor/profile_data.h"
-#include "shm/status.h"
 
 namespace abacus {
 

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "predictor/train/dataset.h"
 #include "predictor/train/regression.h"
-#include "shm/status.h"
 
 namespace abacus {
 

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "shm/clock.h"
+#include "base/clock.h"
 
 namespace abacus {
 namespace {

@@ -10,10 +10,10 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
 #include "predictor/overlap_model.h"
 #include "predictor/train/progress.h"
 #include "predictor/train/work_dir.h"
-#include "shm/clock.h"
 
 namespace abacus {
 namespace {
@@ -149,7 +149,7 @@ Status CheckPredictor(const PredictorFile& predictor, const Dataset& dataset, st
                                {0, bucket.operators},
                                static_cast<uint64_t>(std::lround(bucket.whole_us() * 1e3))});
     }
-    ABACUS_RETURN_IF_ERROR((*model)->Connect(m, dataset.subject.models[m].name, facts));
+    ABACUS_RETURN_IF_ERROR((*model)->Connect(ServiceId(m), dataset.subject.models[m].name, facts));
   }
   for (size_t i = 0; i < test.size(); ++i) {
     const GroupTimes& times = dataset.times[test[i]];
@@ -157,7 +157,7 @@ Status CheckPredictor(const PredictorFile& predictor, const Dataset& dataset, st
     const double mlp_us = DecodeTime(mlp->Evaluate(dataset.columns.row(test[i])), times);
     std::vector<OperatorRange> group;
     for (const ProfiledRange& range : dataset.samples[test[i]].ranges) {
-      group.push_back({range.model, range.bucket, range.first, range.last});
+      group.push_back({ServiceId(range.model), range.bucket, range.first, range.last});
     }
     const Prediction prediction = (*model)->Predict(group);
     const double model_us = static_cast<double>(prediction.ns) * 1e-3;

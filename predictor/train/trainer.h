@@ -15,11 +15,11 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "predictor/predictor_file.h"
 #include "predictor/train/dataset.h"
 #include "predictor/train/evaluation.h"
 #include "predictor/train/regression.h"
-#include "shm/status.h"
 
 namespace abacus {
 

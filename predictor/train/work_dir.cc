@@ -7,7 +7,7 @@
 #include <system_error>
 #include <utility>
 
-#include "predictor/whole_file.h"
+#include "base/file.h"
 
 namespace abacus {
 namespace {

@@ -9,8 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "base/status.h"
 #include "predictor/train/regression.h"
-#include "shm/status.h"
 
 namespace abacus {
 

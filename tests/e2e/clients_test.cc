@@ -17,9 +17,8 @@ TEST(Clients, AVanishedClientFreesEverythingItHeld) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));  // gone with queries in flight
   }
   const SegmentHeader& header = controller.region().header();
-  EXPECT_TRUE(Eventually(kPatienceMs, [&] {
-    return header.arena_used_bytes.load() == 0 && controller.region().worker(0).stats.accepted.load() > 20;
-  }));
+  EXPECT_TRUE(Eventually(
+      kPatienceMs, [&] { return header.arena_used_bytes.load() == 0 && controller.stats(0).accepted.load() > 20; }));
   EXPECT_GT(header.dropped_replies.load(), 0u) << "dropped replies are counted";
   const auto client = ConnectTo(controller.tcp());
   const InferRequest request = ImageQuery(1);

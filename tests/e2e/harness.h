@@ -1,12 +1,18 @@
 // What the end-to-end tests share: fake services, queries with recognisable payloads, a bare DEALER for bad messages.
+// A controller that ends otherwise than it should, or leaves a sanitizer's report, fails the test that started it.
 #ifndef ABACUS_TESTS_E2E_HARNESS_H_
 #define ABACUS_TESTS_E2E_HARNESS_H_
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
+#include <cstdio>
 #include <cstring>
+#include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 #include <zmq.hpp>
 
@@ -16,13 +22,44 @@
 
 namespace abacus::test {
 
+// Sanitizers make everything slower: what only takes long is done less often under them.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
+// Replaces the first `from` of a text that has one.
+inline void Replace(const std::string& from, const std::string& to, std::string* text) {
+  ASSERT_NE(text->find(from), std::string::npos) << from;
+  text->replace(text->find(from), from.size(), to);
+}
+
+// Runs a command line; its exit code and everything it printed.
+inline std::pair<int, std::string> RunLine(const std::string& line) {
+  FILE* pipe = popen((line + " 2>&1").c_str(), "r");
+  std::string output;
+  char buffer[512];
+  while (fgets(buffer, sizeof(buffer), pipe) != nullptr) output += buffer;
+  const int status = pclose(pipe);
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), output};
+}
+
 // Two fake services. image: float32 [batch, 1000] echoed, batches 1, 2, 4. text: int64 ids [batch, sequence] in
 // 0..999999 echoed, batches 1, 2, 4, sequences 8, 16; the ids 666, 667 and 668 kill, fail and hang its worker.
+// `sections`: more lines of [worker], and sections after it.
 inline ControllerProcess::Options FakeServices(const std::string& policy = "free", double base_us = 0,
                                                const std::string& scheduler = "abandon = false\n",
                                                const std::string& sections = "") {
   ControllerProcess::Options options;
   options.bin_dir = ABACUS_BIN_DIR;
+  options.on_complaint = [](const std::string& complaint) { ADD_FAILURE() << complaint; };
   options.server = "arena_mib = 32\n";
   options.config = "[scheduler]\npolicy = \"" + policy + "\"\n" + scheduler +
                    "[worker]\ndevice = \"fake\"\nround_timeout_ms = 2000\nmax_restarts_per_minute = 500\n" + sections +

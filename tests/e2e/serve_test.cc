@@ -1,10 +1,11 @@
 // The whole path with fake workers: replies are right, complete and unique.
+#include <signal.h>
+
 #include <atomic>
-#include <mutex>
 #include <random>
-#include <set>
 #include <thread>
 
+#include "tests/e2e/flood.h"
 #include "tests/e2e/harness.h"
 
 namespace abacus::test {
@@ -99,10 +100,9 @@ TEST(Serve, SyntheticQueriesNeedNoTensors) {
 // 100,000 queries over both services, several clients and shapes, while workers are killed at random. Every query gets
 // exactly one terminal reply; every OK reply carries its own payload.
 TEST(Serve, EveryAcceptedQueryGetsExactlyOneReply) {
-  constexpr int kQueries = 100'000, kClients = 4, kWindow = 200;
+  constexpr int kQueries = 100'000;
   ControllerProcess controller(FakeServices("free"));
   ASSERT_EQ(controller.error(), "");
-  std::atomic<int> ok{0}, failed{0}, wrong{0}, missing{0};
   std::atomic<bool> finished{false};
   std::thread killer([&] {
     std::mt19937 random(11);
@@ -112,64 +112,12 @@ TEST(Serve, EveryAcceptedQueryGetsExactlyOneReply) {
       if (victim > 0) kill(victim, SIGKILL);
     }
   });
-  std::vector<std::thread> clients;
-  for (int c = 0; c < kClients; ++c) {
-    clients.emplace_back([&, c] {
-      const auto client = ConnectTo(c % 2 == 0 ? controller.tcp() : controller.ipc(), 60);
-      if (client == nullptr) return;
-      std::mt19937 random(static_cast<unsigned>(c));
-      std::mutex mutex;
-      std::condition_variable room;
-      int outstanding = 0;
-      for (int i = 0; i < kQueries / kClients; ++i) {
-        const int64_t seed = 1000 + c * 200'000 + i;
-        auto request =
-            std::make_shared<InferRequest>(random() % 2 == 0 ? ImageQuery(seed, 1 + random() % 4)
-                                                             : TextQuery(seed, 1 + random() % 4, 1 + random() % 16));
-        {
-          std::unique_lock lock(mutex);
-          room.wait(lock, [&] { return outstanding < kWindow; });
-          ++outstanding;
-        }
-        client->SubmitAsync(*request, [&, request](Result<InferReply> reply) {
-          if (!reply) {
-            missing.fetch_add(1);
-          } else if (reply->status.code() == StatusCode::kWorkerFailed) {
-            failed.fetch_add(1);
-          } else if (Echoes(reply, *request)) {
-            ok.fetch_add(1);
-          } else {
-            wrong.fetch_add(1);
-          }
-          const std::lock_guard lock(mutex);
-          --outstanding;
-          room.notify_one();
-        });
-      }
-      std::unique_lock lock(mutex);
-      room.wait(lock, [&] { return outstanding == 0; });
-      const ClientCounters counters = client->counters();
-      EXPECT_EQ(counters.duplicates, 0u);
-      EXPECT_EQ(counters.malformed, 0u);
-    });
-  }
-  for (std::thread& client : clients) client.join();
+  FloodResult result = Flood(controller, {.queries = kQueries, .clients = 4, .window = 200}, AnyQuery);
   finished = true;
   killer.join();
-  EXPECT_EQ(missing.load(), 0) << "a query without a reply";
-  EXPECT_EQ(wrong.load(), 0) << "a reply with another payload or status";
-  EXPECT_EQ(ok.load() + failed.load(), kQueries);
-  EXPECT_GT(failed.load(), 0) << "no kill met a running query: the test tested nothing";
-  EXPECT_TRUE(Eventually(kPatienceMs, [&] { return controller.region().header().arena_used_bytes.load() == 0; }))
-      << "arena blocks leaked";
-  uint64_t accepted = 0, replied = 0;
-  for (size_t i = 0; i < 2; ++i) {
-    const ServiceStats& stats = controller.region().worker(i).stats;
-    accepted += stats.accepted.load();
-    for (const auto& count : stats.replies) replied += count.load();
-  }
-  EXPECT_EQ(accepted, static_cast<uint64_t>(kQueries));
-  EXPECT_EQ(replied, static_cast<uint64_t>(kQueries));
+  EXPECT_EQ(result.ok + result.errors[StatusCode::kWorkerFailed], kQueries) << result;
+  EXPECT_GT(result.errors[StatusCode::kWorkerFailed], 0) << "no kill met a running query: the test tested nothing";
+  ExpectExactlyOnce(controller, result);
 }
 
 }  // namespace

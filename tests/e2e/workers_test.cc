@@ -1,7 +1,7 @@
 // Workers that die, fail, hang or cannot load.
 #include <signal.h>
 
-#include "shm/clock.h"
+#include "base/clock.h"
 #include "tests/e2e/harness.h"
 
 namespace abacus::test {
@@ -14,7 +14,7 @@ TEST(Workers, ADeadOneFailsItsQueryIsReplacedAndTheOthersGoOn) {
   const pid_t victim = controller.worker_pid(0), other = controller.worker_pid(1);
   auto doomed = client->Submit(ImageQuery(1));
   auto safe = client->Submit(TextQuery(1000));
-  ASSERT_TRUE(Eventually(kPatienceMs, [&] { return controller.region().worker(0).stats.in_flight.load() == 1; }));
+  ASSERT_TRUE(Eventually(kPatienceMs, [&] { return controller.stats(0).running.load() == 1; }));
   const uint64_t killed_ns = MonotonicNs();
   kill(victim, SIGKILL);
   const auto failed = doomed.get();
@@ -28,7 +28,7 @@ TEST(Workers, ADeadOneFailsItsQueryIsReplacedAndTheOthersGoOn) {
   const InferRequest next = ImageQuery(2);
   EXPECT_TRUE(Echoes(client->Infer(next), next)) << "the first query after the restart";
   EXPECT_NE(controller.worker_pid(0), victim);
-  EXPECT_EQ(controller.region().worker(0).stats.restarts.load(), 1u);
+  EXPECT_EQ(controller.stats(0).restarts.load(), 1u);
 }
 
 TEST(Workers, AQueryThatKillsOrFailsTakesNobodyWithIt) {
@@ -39,7 +39,7 @@ TEST(Workers, AQueryThatKillsOrFailsTakesNobodyWithIt) {
   ASSERT_TRUE(failed);
   EXPECT_EQ(failed->status.code(), StatusCode::kWorkerFailed);
   EXPECT_THAT(failed->status.message(), testing::HasSubstr("scripted failure"));
-  EXPECT_EQ(controller.region().worker(1).stats.restarts.load(), 0u) << "an error is no reason to restart";
+  EXPECT_EQ(controller.stats(1).restarts.load(), 0u) << "an error is no reason to restart";
   const auto killed = client->Infer(TextQuery(666));
   ASSERT_TRUE(killed);
   EXPECT_EQ(killed->status.code(), StatusCode::kWorkerFailed);
@@ -71,8 +71,7 @@ TEST(Workers, AStoppedOneCountsAsHung) {
 
 TEST(Workers, OneThatKeepsDyingIsGivenUpForAWhile) {
   ControllerProcess::Options options = FakeServices("free");
-  const std::string many = "max_restarts_per_minute = 500\n";
-  options.config.replace(options.config.find(many), many.size(), "max_restarts_per_minute = 2\n");
+  Replace("max_restarts_per_minute = 500", "max_restarts_per_minute = 2", &options.config);
   ControllerProcess controller(options);
   ASSERT_EQ(controller.error(), "");
   const auto client = ConnectTo(controller.tcp());

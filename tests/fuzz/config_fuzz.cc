@@ -7,7 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "controller/config.h"
+#include "controller/config/config.h"
+#include "models/tensor_layout.h"
+#include "shm/layout.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string_view text(reinterpret_cast<const char*>(data), size);
@@ -27,9 +29,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (!message.starts_with(ABACUS_SOURCE_DIR "/configs/fuzz.toml:") && !message.starts_with("--set ")) std::abort();
     return 0;
   }
-  if (config->services.empty() || config->services.size() > abacus::kMaxWorkers) std::abort();
+  if (config->services.empty() || config->services.size() > abacus::kMaxServices) std::abort();
   for (const abacus::ServiceConfig& service : config->services) {
-    const abacus::BlockLayout layout = abacus::LayoutOf(service.spec, service.spec.bucket_count() - 1);
+    const abacus::TensorLayout layout =
+        abacus::LayoutOf(service.spec, service.spec.bucket(service.spec.bucket_count() - 1));
     if (service.qos_ns == 0 || layout.total_bytes > config->server.arena_bytes) std::abort();
   }
   return 0;

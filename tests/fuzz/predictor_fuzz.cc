@@ -53,11 +53,11 @@ void Predict(const abacus::PredictorFile& file) {
       facts.buckets.push_back(
           {bucket.batch, bucket.sequence, bucket.operators, bucket.operators_at, static_cast<uint64_t>(ns)});
     }
-    if (!overlap.Connect(m, model.name, facts).ok() && measurable) std::abort();
+    if (!overlap.Connect(abacus::ServiceId(m), model.name, facts).ok() && measurable) std::abort();
     if (model.buckets.empty() || group.size() == abacus::kMaxGroup) continue;
     const BucketProfile& bucket = model.buckets.back();
-    const OperatorRange range = {m, static_cast<uint32_t>(model.buckets.size() - 1), bucket.operators / 2,
-                                 bucket.operators};
+    const OperatorRange range = {abacus::ServiceId(m), static_cast<uint32_t>(model.buckets.size() - 1),
+                                 bucket.operators / 2, bucket.operators};
     const double solo_us = std::max(0.1, bucket.whole_us() - bucket.PrefixUs(bucket.operators / 2) + bucket.us.front());
     CheckPrediction(overlap.Predict({&range, 1}), solo_us, solo_us, true);
     group.push_back(range);

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "models/model_spec.h"
+#include "models/tensor_layout.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto spec = abacus::ParseModelSpec({reinterpret_cast<const char*>(data), size}, "/models/fuzz.toml");
@@ -16,13 +17,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (size_t i = 0; i < spec->bucket_count(); ++i) {
     const abacus::Bucket bucket = spec->bucket(i);
     if (spec->FindBucket(bucket.batch, bucket.sequence) != i) std::abort();
-    const abacus::BlockLayout layout = abacus::LayoutOf(*spec, i);
+    const abacus::TensorLayout layout = abacus::LayoutOf(*spec, bucket);
     if (layout.inputs.size() != spec->inputs.size() || layout.outputs.size() != spec->outputs.size()) std::abort();
     uint64_t end = 0;
-    for (const auto* slots : {&layout.inputs, &layout.outputs}) {
-      for (const abacus::TensorSlot& slot : *slots) {
-        if (slot.bytes == 0 || slot.offset_bytes < end) std::abort();
-        end = slot.offset_bytes + slot.bytes;
+    for (const auto* extents : {&layout.inputs, &layout.outputs}) {
+      for (const abacus::TensorExtent& extent : *extents) {
+        if (extent.bytes == 0 || extent.offset_bytes < end) std::abort();
+        end = extent.offset_bytes + extent.bytes;
       }
     }
     if (end > layout.total_bytes || layout.total_bytes >= (uint64_t{1} << 40)) std::abort();

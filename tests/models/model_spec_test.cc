@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "models/tensor_layout.h"
+
 namespace abacus {
 namespace {
 
@@ -152,14 +154,14 @@ TEST(ModelSpecTest, LayoutPlacesInputsThenOutputsAligned) {
   const ModelSpec spec = Valid();
   for (size_t i = 0; i < spec.bucket_count(); ++i) {
     const Bucket bucket = spec.bucket(i);
-    const BlockLayout layout = LayoutOf(spec, i);
+    const TensorLayout layout = LayoutOf(spec, bucket);
     ASSERT_EQ(layout.inputs.size(), 2u);
     ASSERT_EQ(layout.outputs.size(), 1u);
     EXPECT_EQ(layout.inputs[0].bytes, static_cast<uint64_t>(bucket.batch * bucket.sequence * 8));
     EXPECT_EQ(layout.inputs[1].bytes, static_cast<uint64_t>(bucket.batch * 15 * 4));
     EXPECT_EQ(layout.outputs[0].bytes, static_cast<uint64_t>(bucket.batch * 384 * 4));
     uint64_t end = 0;
-    for (const TensorSlot& slot : {layout.inputs[0], layout.inputs[1], layout.outputs[0]}) {
+    for (const TensorExtent& slot : {layout.inputs[0], layout.inputs[1], layout.outputs[0]}) {
       EXPECT_EQ(slot.offset_bytes % kTensorAlignBytes, 0u);
       EXPECT_GE(slot.offset_bytes, end);
       EXPECT_LT(slot.offset_bytes, end + kTensorAlignBytes);

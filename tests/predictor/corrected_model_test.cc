@@ -16,7 +16,7 @@ class SumModel : public LatencyModel {
     Prediction prediction = {0, true};
     for (const OperatorRange& range : group) {
       prediction.ns += uint64_t{1000} * (range.last - range.first);
-      prediction.trained &= range.service != 9;
+      prediction.trained &= range.service != ServiceId(9);
     }
     return prediction;
   }
@@ -32,9 +32,9 @@ class CorrectedModelTest : public testing::Test {
   }
   const SumModel base_{};
   CorrectedModel model_{&base_};
-  const std::vector<OperatorRange> one_ = {{0, 0, 0, 100}};
-  const std::vector<OperatorRange> two_ = {{0, 0, 0, 100}, {1, 0, 0, 50}};
-  const std::vector<OperatorRange> untrained_ = {{0, 0, 0, 100}, {9, 0, 0, 50}};
+  const std::vector<OperatorRange> one_ = {{ServiceId(0), 0, 0, 100}};
+  const std::vector<OperatorRange> two_ = {{ServiceId(0), 0, 0, 100}, {ServiceId(1), 0, 0, 50}};
+  const std::vector<OperatorRange> untrained_ = {{ServiceId(0), 0, 0, 100}, {ServiceId(9), 0, 0, 50}};
 };
 
 TEST_F(CorrectedModelTest, SaysWhatTheBaseSaysUntilRoundsDiffer) {
@@ -70,7 +70,7 @@ TEST_F(CorrectedModelTest, WhatIsNotConfirmedIsForgotten) {
 }
 
 TEST_F(CorrectedModelTest, ShortRoundsCountForLess) {
-  const std::vector<OperatorRange> brief = {{0, 0, 0, 20}}, lengthy = {{0, 0, 0, 4000}};
+  const std::vector<OperatorRange> brief = {{ServiceId(0), 0, 0, 20}}, lengthy = {{ServiceId(0), 0, 0, 4000}};
   for (int i = 0; i < 2000; ++i) {
     Run(brief, 1.5, 1);
     Run(lengthy, 1.0, 1);
@@ -82,7 +82,7 @@ TEST_F(CorrectedModelTest, ManyEndsAreCorrectedLikeOne) {
   Run(two_, 1.1, 1500);
   const std::vector<uint32_t> lasts = {10, 50};
   std::vector<Prediction> out(2);
-  model_.PredictEnds(one_, {1, 0, 0, 0}, lasts, out);
+  model_.PredictEnds(one_, {ServiceId(1), 0, 0, 0}, lasts, out);
   EXPECT_EQ(out[1].ns, model_.PredictNs(two_));
   EXPECT_LT(out[0].ns, out[1].ns);
 }

@@ -14,7 +14,11 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr uint32_t kA = 0, kB = 1, kC = 2;  // services, named as their models
+constexpr uint32_t kA = 0, kB = 1, kC = 2;  // numbers of services, named as their models
+
+OperatorRange Of(uint32_t service, uint32_t bucket, uint32_t first, uint32_t last) {
+  return {ServiceId(service), bucket, first, last};
+}
 
 class OverlapModelTest : public testing::Test {
  protected:
@@ -30,7 +34,7 @@ class OverlapModelTest : public testing::Test {
                  const std::function<void(OverlapModel::ServiceFacts*)>& change = nullptr) {
     OverlapModel::ServiceFacts facts = test::FactsOf(file_.subject, file_.subject.models[model]);
     if (change) change(&facts);
-    return model_->Connect(service, file_.subject.models[model].name, facts);
+    return model_->Connect(ServiceId(service), file_.subject.models[model].name, facts);
   }
   Prediction Predict(const std::vector<OperatorRange>& group) const { return model_->Predict(group); }
   // What the network says, by way of the trainer's columns.
@@ -49,7 +53,7 @@ class OverlapModelTest : public testing::Test {
     for (uint32_t service = 0; service < 3; ++service) {
       const auto facts = test::FactsOf(file_.subject, file_.subject.models[service]);
       for (uint32_t b = 0; b < facts.buckets.size(); ++b) {
-        additive.SetBucket(service, b, facts.buckets[b].cuts, facts.buckets[b].solo_ns);
+        additive.SetBucket(ServiceId(service), b, facts.buckets[b].cuts, facts.buckets[b].solo_ns);
       }
     }
     return additive.PredictNs(group);
@@ -65,8 +69,11 @@ class OverlapModelTest : public testing::Test {
 };
 
 TEST_F(OverlapModelTest, ARangeAloneTakesItsSoloTime) {
-  const std::vector<std::pair<OperatorRange, double>> solo_us = {
-      {{kA, 0, 0, 8}, 210}, {{kA, 0, 2, 8}, 160}, {{kA, 0, 2, 4}, 60}, {{kA, 1, 0, 8}, 410}, {{kC, 0, 3, 4}, 45}};
+  const std::vector<std::pair<OperatorRange, double>> solo_us = {{Of(kA, 0, 0, 8), 210},
+                                                                 {Of(kA, 0, 2, 8), 160},
+                                                                 {Of(kA, 0, 2, 4), 60},
+                                                                 {Of(kA, 1, 0, 8), 410},
+                                                                 {Of(kC, 0, 3, 4), 45}};
   for (const auto& [range, us] : solo_us) {
     const Prediction prediction = Predict({range});
     EXPECT_TRUE(prediction.trained);
@@ -76,15 +83,15 @@ TEST_F(OverlapModelTest, ARangeAloneTakesItsSoloTime) {
 
 TEST_F(OverlapModelTest, CutsMayDifferFromTheProfiledOnes) {
   ASSERT_TRUE(Connect(kA, kA, [](auto* facts) { facts->buckets[0].cuts = {0, 1, 3, 5, 7, 8}; }).ok());
-  EXPECT_NEAR(static_cast<double>(Predict({{kA, 0, 0, 1}}).ns), 35e3, 1);
-  EXPECT_NEAR(static_cast<double>(Predict({{kA, 0, 3, 7}}).ns), (185 - 85 + 10) * 1e3, 1);
-  EXPECT_TRUE(Predict({{kA, 0, 3, 7}, {kB, 0, 1, 10}}).trained);
+  EXPECT_NEAR(static_cast<double>(Predict({Of(kA, 0, 0, 1)}).ns), 35e3, 1);
+  EXPECT_NEAR(static_cast<double>(Predict({Of(kA, 0, 3, 7)}).ns), (185 - 85 + 10) * 1e3, 1);
+  EXPECT_TRUE(Predict({Of(kA, 0, 3, 7), Of(kB, 0, 1, 10)}).trained);
 }
 
 TEST_F(OverlapModelTest, AGroupTakesWhatTheNetworkSaysOfItsColumns) {
   const auto expect = [&](const std::vector<ProfiledRange>& ranges) {
     std::vector<OperatorRange> group;
-    for (const ProfiledRange& r : ranges) group.push_back({r.model, r.bucket, r.first, r.last});
+    for (const ProfiledRange& r : ranges) group.push_back(Of(r.model, r.bucket, r.first, r.last));
     const Prediction prediction = Predict(group);
     EXPECT_TRUE(prediction.trained);
     const auto expected = static_cast<double>(Expected(ranges));
@@ -99,13 +106,13 @@ TEST_F(OverlapModelTest, AGroupTakesWhatTheNetworkSaysOfItsColumns) {
 TEST_F(OverlapModelTest, PredictingEndsIsPredictingEach) {
   const std::vector<uint32_t> lasts = {1, 2, 3, 5, 8, 10, 99};
   const std::vector<std::vector<OperatorRange>> groups = {{},
-                                                          {{kA, 0, 0, 8}},
-                                                          {{kA, 1, 2, 8}, {kC, 0, 0, 3}},
-                                                          {{kC, 0, 0, 3}},  // {b, c} is not trained
-                                                          {{kB, 0, 0, 3}},  // twice the same model
-                                                          {{9, 0, 0, 3}}};  // not connected
+                                                          {Of(kA, 0, 0, 8)},
+                                                          {Of(kA, 1, 2, 8), Of(kC, 0, 0, 3)},
+                                                          {Of(kC, 0, 0, 3)},  // {b, c} is not trained
+                                                          {Of(kB, 0, 0, 3)},  // twice the same model
+                                                          {Of(9, 0, 0, 3)}};  // not connected
   for (const std::vector<OperatorRange>& group : groups) {
-    for (const OperatorRange range : {OperatorRange{kB, 0, 0, 0}, {kB, 0, 2, 0}, {kB, 7, 0, 0}, {9, 0, 0, 0}}) {
+    for (const OperatorRange range : {Of(kB, 0, 0, 0), Of(kB, 0, 2, 0), Of(kB, 7, 0, 0), Of(9, 0, 0, 0)}) {
       std::vector<Prediction> out(lasts.size());
       model_->PredictEnds(group, range, lasts, out);
       for (size_t i = 0; i < lasts.size(); ++i) {
@@ -125,22 +132,22 @@ TEST_F(OverlapModelTest, PredictingEndsIsPredictingEach) {
 }
 
 TEST_F(OverlapModelTest, WhatItWasNotTrainedForIsTheSumOfTheParts) {
-  EXPECT_TRUE(Predict({{kA, 0, 0, 8}, {kB, 0, 0, 10}}).trained);
-  ExpectAdditive({{kB, 0, 0, 10}, {kC, 0, 0, 4}});   // a set that it was not trained on
-  ExpectAdditive({{kA, 0, 0, 8}, {9, 0, 0, 4}});     // a service it does not know
-  ExpectAdditive({{kA, 5, 0, 8}});                   // a bucket
-  ExpectAdditive({{kA, 0, 0, 99}, {kB, 0, 0, 10}});  // more operators than there are
-  ExpectAdditive({{kA, 0, 4, 4}});                   // nothing
+  EXPECT_TRUE(Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, 10)}).trained);
+  ExpectAdditive({Of(kB, 0, 0, 10), Of(kC, 0, 0, 4)});   // a set that it was not trained on
+  ExpectAdditive({Of(kA, 0, 0, 8), Of(9, 0, 0, 4)});     // a service it does not know
+  ExpectAdditive({Of(kA, 5, 0, 8)});                     // a bucket
+  ExpectAdditive({Of(kA, 0, 0, 99), Of(kB, 0, 0, 10)});  // more operators than there are
+  ExpectAdditive({Of(kA, 0, 4, 4)});                     // nothing
   ExpectAdditive({});
 }
 
 TEST_F(OverlapModelTest, TwoServicesOfOneModelAreTheSumOfTheParts) {
   ASSERT_TRUE(Connect(3, kA).ok());
-  EXPECT_TRUE(Predict({{3, 0, 0, 8}, {kB, 0, 0, 10}}).trained);
-  const Prediction twice = Predict({{kA, 0, 0, 8}, {3, 0, 0, 8}});
+  EXPECT_TRUE(Predict({Of(3, 0, 0, 8), Of(kB, 0, 0, 10)}).trained);
+  const Prediction twice = Predict({Of(kA, 0, 0, 8), Of(3, 0, 0, 8)});
   EXPECT_FALSE(twice.trained);
   EXPECT_EQ(twice.ns, 420'000u);
-  EXPECT_FALSE(Predict({{kA, 0, 0, 8}, {3, 0, 0, 8}, {kB, 0, 0, 10}}).trained);
+  EXPECT_FALSE(Predict({Of(kA, 0, 0, 8), Of(3, 0, 0, 8), Of(kB, 0, 0, 10)}).trained);
 }
 
 TEST_F(OverlapModelTest, ConnectRefusesWhatDoesNotFit) {
@@ -156,21 +163,21 @@ TEST_F(OverlapModelTest, ConnectRefusesWhatDoesNotFit) {
       {[](Facts* f) { f->buckets[0].solo_ns = 0; }, "takes 0 us now"}};
   for (const auto& [change, message] : cases) {
     ASSERT_TRUE(Connect(kA, kA).ok());
-    EXPECT_TRUE(Predict({{kA, 0, 0, 8}, {kB, 0, 0, 10}}).trained);
+    EXPECT_TRUE(Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, 10)}).trained);
     EXPECT_THAT(Connect(kA, kA, change).message(), HasSubstr(message));
-    EXPECT_FALSE(Predict({{kA, 0, 0, 8}, {kB, 0, 0, 10}}).trained) << message;
-    EXPECT_FALSE(Predict({{kA, 0, 0, 8}}).trained);
-    EXPECT_TRUE(Predict({{kB, 0, 0, 10}}).trained) << "the others stay";
+    EXPECT_FALSE(Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, 10)}).trained) << message;
+    EXPECT_FALSE(Predict({Of(kA, 0, 0, 8)}).trained);
+    EXPECT_TRUE(Predict({Of(kB, 0, 0, 10)}).trained) << "the others stay";
   }
   EXPECT_TRUE(Connect(kA, kA, [](Facts* f) { f->buckets[0].solo_ns = 999'000; }).ok())
       << "slower is no sign of another model";
-  EXPECT_THAT(model_->Connect(kA, "z", test::FactsOf(file_.subject, file_.subject.models[0])).message(),
+  EXPECT_THAT(model_->Connect(ServiceId(kA), "z", test::FactsOf(file_.subject, file_.subject.models[0])).message(),
               HasSubstr("not trained with a model named z"));
 }
 
 TEST_F(OverlapModelTest, ARefusedServiceIsPredictedByWhatItSaysItself) {
   EXPECT_FALSE(Connect(kA, kA, [](auto* facts) { facts->device = "x", facts->buckets[0].solo_ns = 999'000; }).ok());
-  const Prediction prediction = Predict({{kA, 0, 0, 8}});
+  const Prediction prediction = Predict({Of(kA, 0, 0, 8)});
   EXPECT_FALSE(prediction.trained);
   EXPECT_EQ(prediction.ns, 999'000u);
 }
@@ -182,7 +189,7 @@ TEST_F(OverlapModelTest, ANetworkLedAstrayStaysWithinBounds) {
     for (size_t i = 0; i < weights.size(); ++i) weights[i] = (i + i / kHiddenWidth) % 2 == 0 ? 3e38f : -3e38f;
     model_ = Make(wild);
     for (const uint32_t service : {kA, kB}) ASSERT_TRUE(Connect(service, service).ok());
-    const Prediction prediction = Predict({{kA, 0, 0, 8}, {kB, 0, 0, 10}});
+    const Prediction prediction = Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, 10)});
     EXPECT_GE(prediction.ns, 336'000u);  // 0.8 of 420 us
     EXPECT_LE(prediction.ns, 945'000u);  // 1.5 of 630 us
   }
@@ -210,8 +217,9 @@ TEST(OverlapModelFull, GroupsOfSixteenWithoutAllocation) {
   ASSERT_TRUE(model) << model.error().message();
   std::vector<OperatorRange> group;
   for (uint32_t i = 0; i < kMaxGroup; ++i) {
-    ASSERT_TRUE((*model)->Connect(i, subject.models[i].name, test::FactsOf(subject, subject.models[i])).ok());
-    group.push_back({i, 0, i % 2 * 2, 4});
+    ASSERT_TRUE(
+        (*model)->Connect(ServiceId(i), subject.models[i].name, test::FactsOf(subject, subject.models[i])).ok());
+    group.push_back(Of(i, 0, i % 2 * 2, 4));
   }
   const std::array<uint32_t, 2> lasts = {3, 4};
   std::array<Prediction, 2> ends, plain;

@@ -109,7 +109,7 @@ class ProfileProgramTest : public testing::Test {
   }
   pid_t WorkerPid(size_t index) const {
     const auto region = Region::Open(name_, Region::Access::kReadOnly, 0);
-    return region ? (*region)->worker(index).pid.load() : -1;
+    return region ? (*region)->worker(WorkerId(index)).pid.load() : -1;
   }
   // Each bucket has its solo times, no group stands twice, and together with the skipped ones none is left out.
   static void ExpectWhole(const ProfileData& data) {

@@ -4,7 +4,7 @@
 
 #include <thread>
 
-#include "shm/clock.h"
+#include "base/clock.h"
 
 namespace abacus {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "controller/config.h"
+#include "controller/config/service_set.h"
 #include "models/model_spec.h"
 
 namespace abacus::test {
@@ -41,6 +41,7 @@ inline Config TwoServices(const std::string& policy) {
     ServiceConfig service;
     service.name = spec.name;
     service.spec = spec;
+    service.gpu = config.worker.gpus.front();
     config.services.push_back(service);
   }
   return config;

@@ -1,13 +1,16 @@
-#include "worker/bucket_plan.h"
+#include "worker/torch/bucket_plan.h"
 
-#include <ATen/Functions.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/stack.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
 
 #include "tests/worker/torch/test_models.h"
-#include "worker/torch_tensors.h"
+#include "worker/torch/torch_tensors.h"
 
 namespace abacus {
 namespace {

@@ -1,20 +1,23 @@
 #include "tests/worker/torch/test_models.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Functions.h>
+#include <ATen/ops/randn.h>
 #include <stdlib.h>
 
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
+#include "tests/worker/torch/test_modules.h"
+#include "worker/torch/bucket_plan.h"
+
 namespace abacus::test {
 namespace {
 
 ModelSpec MakeConvolution(const TempDir& dir) {
-  ModelSpec spec = SaveModel(
-      dir, "convolution",
-      MakeModule(R"(
+  ModelSpec spec =
+      SaveModel(dir, "convolution",
+                R"(
 def forward(self, image):
     x = torch.relu_(torch.conv2d(image, self.first, None, [1, 1], [1, 1]))
     y = torch.conv2d(x, self.second, None, [1, 1], [1, 1])
@@ -22,7 +25,7 @@ def forward(self, image):
     pooled = torch.adaptive_avg_pool2d(torch.cat([z, torch.sigmoid(z)], 1), [1, 1])
     return torch.matmul(torch.flatten(pooled, 1), self.head)
 )",
-                 {{"first", {8, 3, 3, 3}}, {"second", {8, 8, 3, 3}}, {"third", {8, 8, 3, 3}}, {"head", {16, 5}}}));
+                {{"first", {8, 3, 3, 3}}, {"second", {8, 8, 3, 3}}, {"third", {8, 8, 3, 3}}, {"head", {16, 5}}});
   spec.inputs = {FloatTensor("image", {kBatchDim, 3, 12, 12})};
   spec.outputs = {FloatTensor("logits", {kBatchDim, 5})};
   return spec;
@@ -31,7 +34,7 @@ def forward(self, image):
 // Several inputs and outputs, integer input, a value used by several later operators.
 ModelSpec MakeMulti(const TempDir& dir) {
   ModelSpec spec = SaveModel(dir, "multi",
-                             MakeModule(R"(
+                             R"(
 def forward(self, x, ids):
     hidden = torch.matmul(x, self.weight)
     tokens = torch.embedding(self.table, ids) + hidden.unsqueeze(1)
@@ -39,7 +42,7 @@ def forward(self, x, ids):
     counts = torch.sum(ids, 1)
     return scaled, torch.sum(scaled, 1) + hidden, counts
 )",
-                                        {{"weight", {6, 8}}, {"table", {50, 8}}}));
+                             {{"weight", {6, 8}}, {"table", {50, 8}}});
   spec.sequence_lengths = {4, 8};
   spec.inputs = {FloatTensor("x", {kBatchDim, 6}), IntTensor("ids", {kBatchDim, kSequenceDim}, {0, 49})};
   spec.outputs = {FloatTensor("tokens", {kBatchDim, kSequenceDim, 8}), FloatTensor("pooled", {kBatchDim, 8}),
@@ -50,7 +53,7 @@ def forward(self, x, ids):
 // Writes to an intermediate value through a view, and to its input.
 ModelSpec MakeInPlace(const TempDir& dir) {
   ModelSpec spec = SaveModel(dir, "in-place",
-                             MakeModule(R"(
+                             R"(
 def forward(self, x):
     x.mul_(2.0)
     y = torch.matmul(x, self.weight)
@@ -61,7 +64,7 @@ def forward(self, x):
     left.mul_(3.0)
     return torch.relu(y) + total.unsqueeze(1)
 )",
-                                        {{"weight", {6, 6}}}));
+                             {{"weight", {6, 6}}});
   spec.inputs = {FloatTensor("x", {kBatchDim, 6})};
   spec.outputs = {FloatTensor("y", {kBatchDim, 6})};
   return spec;
@@ -69,7 +72,7 @@ def forward(self, x):
 
 ModelSpec MakeControlFlow(const TempDir& dir) {
   ModelSpec spec = SaveModel(dir, "control-flow",
-                             MakeModule(R"(
+                             R"(
 def forward(self, x, steps):
     hidden = torch.matmul(x, self.weight)
     offset = torch.sum(hidden, 1)
@@ -84,7 +87,7 @@ def forward(self, x, steps):
             hidden.add_(1.0)
     return hidden, steps * 10
 )",
-                                        {{"weight", {6, 8}}, {"other", {8, 8}}}));
+                             {{"weight", {6, 8}}, {"other", {8, 8}}});
   spec.inputs = {FloatTensor("x", {kBatchDim, 6}), IntTensor("steps", {kBatchDim}, {0, 5})};
   spec.outputs = {FloatTensor("hidden", {kBatchDim, 8}), IntTensor("tens", {kBatchDim}, {0, 50})};
   return spec;
@@ -93,7 +96,7 @@ def forward(self, x, steps):
 // Tuples and lists that cross cuts, one list appended to before and after a cut; integers made from shapes.
 ModelSpec MakeContainers(const TempDir& dir) {
   ModelSpec spec = SaveModel(dir, "containers",
-                             MakeModule(R"(
+                             R"(
 def forward(self, x):
     y = torch.matmul(x, self.weight)
     pair = (y + 1.0, x.size(0))
@@ -108,7 +111,7 @@ def forward(self, x):
     total = torch.sum(torch.stack(parts), 0)
     return [total + pair[0], torch.cat([chunks[1], chunks[0]], 1).reshape([pair[1], 8])]
 )",
-                                        {{"weight", {6, 8}}}));
+                             {{"weight", {6, 8}}});
   spec.inputs = {FloatTensor("x", {kBatchDim, 6})};
   spec.outputs = {FloatTensor("total", {kBatchDim, 8}), FloatTensor("swapped", {kBatchDim, 8})};
   return spec;
@@ -124,8 +127,7 @@ TempDir::TempDir() {
 
 TempDir::~TempDir() { std::filesystem::remove_all(path_); }
 
-torch::jit::Module MakeModule(const std::string& forward,
-                              const std::vector<std::pair<std::string, std::vector<int64_t>>>& weights) {
+torch::jit::Module MakeModule(const std::string& forward, const Weights& weights) {
   torch::jit::Module module("TestModule");
   at::Generator generator = at::detail::createCPUGenerator(7);
   module.register_attribute("training", c10::BoolType::get(), false);
@@ -136,7 +138,11 @@ torch::jit::Module MakeModule(const std::string& forward,
   return module;
 }
 
-ModelSpec SaveModel(const TempDir& dir, const std::string& name, const torch::jit::Module& module) {
+ModelSpec SaveModel(const TempDir& dir, const std::string& name, const std::string& forward, const Weights& weights) {
+  return SaveModule(dir, name, MakeModule(forward, weights));
+}
+
+ModelSpec SaveModule(const TempDir& dir, const std::string& name, const torch::jit::Module& module) {
   ModelSpec spec;
   spec.name = name;
   spec.file = dir.path() / (name + ".pt");
@@ -152,6 +158,34 @@ TensorSpec IntTensor(const std::string& name, Shape dims, IntRange range) {
   return {name, DType::kInt64, dims, range, 0};
 }
 
+ModelSpec MakeRowwise(const TempDir& dir) {
+  ModelSpec spec = SaveModel(dir, "rowwise",
+                             R"(
+def forward(self, x, ids):
+    tokens = torch.tanh(torch.embedding(self.table, ids) * x.unsqueeze(1))
+    return tokens, x * 2.0 + 1.0, torch.sum(ids, 1)
+)",
+                             {{"table", {50, 8}}});
+  spec.sequence_lengths = {4, 8};
+  spec.inputs = {FloatTensor("x", {kBatchDim, 8}), IntTensor("ids", {kBatchDim, kSequenceDim}, {0, 49})};
+  spec.outputs = {FloatTensor("tokens", {kBatchDim, kSequenceDim, 8}), FloatTensor("scaled", {kBatchDim, 8}),
+                  IntTensor("counts", {kBatchDim}, {0, 1000})};
+  return spec;
+}
+
+ModelSpec MakeWholeBatch(const TempDir& dir) {
+  ModelSpec spec = SaveModel(dir, "whole-batch", R"(
+def forward(self, x, ids):
+    largest = torch.amax(torch.abs(x), [0, 1])
+    return largest.reshape([1]), torch.sum(ids).reshape([1])
+)");
+  spec.sequence_lengths = {4, 8};
+  spec.inputs = {FloatTensor("x", {kBatchDim, 8}), IntTensor("ids", {kBatchDim, kSequenceDim}, {0, 49})};
+  spec.inputs[1].pad = 3;
+  spec.outputs = {FloatTensor("largest", {1}), IntTensor("sum", {1}, {0, 10000})};
+  return spec;
+}
+
 std::vector<TestModel> StraightLineModels() {
   return {{"Convolution", &MakeConvolution}, {"Multi", &MakeMulti}, {"InPlace", &MakeInPlace}};
 }
@@ -163,14 +197,21 @@ std::vector<TestModel> AllModels() {
   return models;
 }
 
-Job::Job(const ModelSpec& spec, uint32_t bucket, uint64_t seed) {
-  for (const at::Tensor& input : MakeSampleInputs(spec, bucket, seed)) {
+Job::Job(const ModelSpec& spec, uint32_t bucket, uint64_t seed)
+    : Job(spec, spec.bucket(bucket).batch, spec.bucket(bucket).sequence, seed) {}
+
+Job::Job(const ModelSpec& spec, int64_t rows, int64_t sequence, uint64_t seed) {
+  ModelSpec exact = spec;  // with this query's shape as its only bucket
+  exact.batch_sizes = {rows};
+  if (spec.has_sequence()) exact.sequence_lengths = {sequence};
+  for (const at::Tensor& input : MakeSampleInputs(exact, 0, seed)) {
     std::vector<std::byte>& bytes = inputs_.emplace_back(input.nbytes());
     std::memcpy(bytes.data(), input.const_data_ptr(), bytes.size());
   }
-  for (const TensorPlan& output : PlanBucket(spec, bucket).outputs) outputs_.emplace_back(output.bytes);
+  for (const TensorPlan& output : PlanBucket(exact, 0).outputs) outputs_.emplace_back(output.bytes);
   for (const auto& input : inputs_) input_pointers_.push_back(input.data());
   for (auto& output : outputs_) output_pointers_.push_back(output.data());
+  query_ = {static_cast<uint32_t>(rows), static_cast<uint32_t>(sequence), input_pointers_, output_pointers_};
   ClearOutputs();
 }
 

@@ -1,11 +1,9 @@
-// Small TorchScript models defined in source text, and the memory of a job to run them with.
+// Small TorchScript models defined in source text, and the memory of a job to run them with. Free of LibTorch headers.
 #ifndef ABACUS_TESTS_WORKER_TORCH_TEST_MODELS_H_
 #define ABACUS_TESTS_WORKER_TORCH_TEST_MODELS_H_
 
-#include <ATen/core/Tensor.h>
-#include <torch/csrc/jit/api/module.h>
-
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <ostream>
 #include <string>
@@ -13,8 +11,7 @@
 #include <vector>
 
 #include "models/model_spec.h"
-#include "worker/bucket_plan.h"
-#include "worker/model_runtime.h"
+#include "worker/runtime/model_runtime.h"
 
 namespace abacus::test {
 
@@ -31,12 +28,13 @@ class TempDir {
   std::filesystem::path path_;
 };
 
-// A module with an untrained weight for each named shape (normal values, the same every time) and forward() as given.
-torch::jit::Module MakeModule(const std::string& forward,
-                              const std::vector<std::pair<std::string, std::vector<int64_t>>>& weights = {});
+// Names and shapes of weights: untrained, normal values, the same every time.
+using Weights = std::vector<std::pair<std::string, std::vector<int64_t>>>;
 
-// Saves `module` as NAME.pt and returns a spec for it with batches 1, 2 and 4; inputs and outputs are yet to be added.
-ModelSpec SaveModel(const TempDir& dir, const std::string& name, const torch::jit::Module& module);
+// Saves a module with these weights and forward() as given as NAME.pt. Returns a spec for it with batches 1, 2 and 4;
+// inputs and outputs are yet to be added.
+ModelSpec SaveModel(const TempDir& dir, const std::string& name, const std::string& forward,
+                    const Weights& weights = {});
 
 TensorSpec FloatTensor(const std::string& name, Shape dims);
 TensorSpec IntTensor(const std::string& name, Shape dims, IntRange range);
@@ -53,11 +51,25 @@ std::vector<TestModel> StraightLineModels();
 // The above, and models with branches, loops, tuples and lists.
 std::vector<TestModel> AllModels();
 
-// One job: inputs made from `seed`, outputs filled with a pattern until a run writes them.
+// A model whose rows are independent and whose outputs do not depend on padding: inputs "x" and "ids", of which "ids"
+// has a sequence; batches 1, 2 and 4, sequences 4 and 8.
+ModelSpec MakeRowwise(const TempDir& dir);
+// A model of the same inputs whose outputs depend on everything in its bucket: the largest magnitude of "x" and the sum
+// of "ids", which are padded with 3.
+ModelSpec MakeWholeBatch(const TempDir& dir);
+
+// One query, and a job that consists of it: inputs made from `seed`, outputs filled with a pattern until a run writes
+// them.
 class Job {
  public:
+  // Fills the bucket.
   Job(const ModelSpec& spec, uint32_t bucket, uint64_t seed);
-  JobTensors tensors() const { return {input_pointers_, output_pointers_}; }
+  Job(const ModelSpec& spec, int64_t rows, int64_t sequence, uint64_t seed);
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  const QueryTensors& query() const { return query_; }
+  JobTensors tensors() const { return {&query_, 1}; }
   void ClearOutputs();
   const std::vector<std::vector<std::byte>>& inputs() const { return inputs_; }
   const std::vector<std::vector<std::byte>>& outputs() const { return outputs_; }
@@ -68,6 +80,7 @@ class Job {
   std::vector<std::vector<std::byte>> outputs_;
   std::vector<const std::byte*> input_pointers_;
   std::vector<std::byte*> output_pointers_;
+  QueryTensors query_;
 };
 
 }  // namespace abacus::test

@@ -1,0 +1,57 @@
+// ServiceSet: what this controller serves, as every thread sees it.
+//
+// Immutable. Main makes one, publishes it, and replaces it as a whole; intake, schedule and workers take the newest
+// over through their mailboxes and keep no reference into anything that changes. A query holds on to the Service that
+// admitted it, so a set may be replaced while its queries run.
+//
+// A service, its worker slot and its lane are three different numbers (base/ids.h). Ids are below kMaxServices and are
+// not reused: a service that is replaced keeps its id, a new one gets the next.
+// Thread rule: immutable values, shared by pointer.
+#ifndef ABACUS_CONTROLLER_CONFIG_SERVICE_SET_H_
+#define ABACUS_CONTROLLER_CONFIG_SERVICE_SET_H_
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+#include "controller/config/config.h"
+
+namespace abacus {
+
+struct Service {
+  ServiceId id;
+  WorkerId worker;  // the slot of the process that runs it
+  LaneId lane;
+  ServiceConfig config;
+};
+using ServicePtr = std::shared_ptr<const Service>;
+
+class ServiceSet {
+ public:
+  // Ascending by id.
+  explicit ServiceSet(std::vector<ServicePtr> services) : services_(std::move(services)) {
+    for (const ServicePtr& service : services_) by_name_[service->config.name] = service;
+  }
+
+  const std::vector<ServicePtr>& services() const { return services_; }
+  // Null: there is none of that name.
+  ServicePtr Find(const std::string& name) const {
+    const auto found = by_name_.find(name);
+    return found == by_name_.end() ? nullptr : found->second;
+  }
+
+ private:
+  std::vector<ServicePtr> services_;
+  std::unordered_map<std::string, ServicePtr> by_name_;
+};
+using ServiceSetPtr = std::shared_ptr<const ServiceSet>;
+
+// The services of a configuration, in its order: each with the worker slot of the same number, in the lane of its GPU.
+ServiceSetPtr MakeServiceSet(const Config& config);
+
+}  // namespace abacus
+
+#endif  // ABACUS_CONTROLLER_CONFIG_SERVICE_SET_H_

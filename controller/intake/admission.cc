@@ -1,0 +1,147 @@
+#include "controller/intake/admission.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "controller/intake/value_range.h"
+
+namespace abacus {
+namespace {
+
+using protocol::Request;
+using protocol::TensorHeader;
+
+tl::unexpected<Rejection> Reject(std::string field, std::string message) {
+  return tl::unexpected<Rejection>({StatusCode::kInvalidArgument, std::move(field), std::move(message)});
+}
+
+std::string InputPath(size_t index, const char* member = "") {
+  return "inputs[" + std::to_string(index) + "]" + member;
+}
+
+std::string Largest(const std::vector<int64_t>& buckets) { return std::to_string(buckets.back()); }
+
+std::string DimsText(const TensorSpec& spec) { return fmt::format("[{}]", fmt::join(DimNames(spec), ", ")); }
+
+// Reads batch and sequence off one tensor, or checks them against what earlier tensors said.
+tl::expected<void, Rejection> MatchShape(const TensorSpec& spec, const TensorHeader& tensor, size_t index,
+                                         Admitted* out) {
+  const std::string path = InputPath(index, ".shape");
+  if (tensor.shape.rank() != spec.dims.rank()) {
+    return Reject(path, spec.name + " has shape " + tensor.shape.ToString() + ", expected " + DimsText(spec));
+  }
+  for (size_t d = 0; d < spec.dims.rank(); ++d) {
+    const int64_t want = spec.dims[d];
+    const int64_t got = tensor.shape[d];
+    if (want >= 0) {
+      if (got != want) {
+        return Reject(path, spec.name + " has shape " + tensor.shape.ToString() + ", expected " + DimsText(spec));
+      }
+      continue;
+    }
+    int64_t& size = want == kBatchDim ? out->batch : out->sequence;
+    const char* what = want == kBatchDim ? "batch" : "sequence";
+    if (got < 1)
+      return Reject(path, std::string(what) + " of " + spec.name + " is " + std::to_string(got) + "; at least 1");
+    if (size == 0) {
+      size = got;
+    } else if (size != got) {
+      return Reject(path, std::string(what) + " of " + spec.name + " is " + std::to_string(got) +
+                              ", but another input has " + std::to_string(size));
+    }
+  }
+  return {};
+}
+
+tl::expected<void, Rejection> MatchInputs(const ModelSpec& spec, const Request& request,
+                                          std::span<const std::span<const std::byte>> payloads, Admitted* out) {
+  for (size_t i = 0; i < request.inputs.size(); ++i) {
+    const TensorHeader& tensor = request.inputs[i];
+    size_t s = 0;
+    while (s < spec.inputs.size() && spec.inputs[s].name != tensor.name) ++s;
+    if (s == spec.inputs.size()) {
+      return Reject(InputPath(i, ".name"), spec.name + " has no input '" + tensor.name + "'");
+    }
+    if (out->input_order[s] != UINT32_MAX) {
+      return Reject(InputPath(i, ".name"), "input '" + tensor.name + "' is given twice");
+    }
+    out->input_order[s] = static_cast<uint32_t>(i);
+    if (tensor.dtype != spec.inputs[s].dtype) {
+      return Reject(InputPath(i, ".dtype"), tensor.name + " is " + std::string(DTypeName(tensor.dtype)) +
+                                                ", expected " + std::string(DTypeName(spec.inputs[s].dtype)));
+    }
+    if (auto matched = MatchShape(spec.inputs[s], tensor, i, out); !matched) return matched;
+    const auto elements = tensor.shape.Elements();
+    if (!elements || *elements * DTypeBytes(tensor.dtype) != payloads[i].size()) {
+      return Reject(InputPath(i), "frame " + std::to_string(i + 1) + " has " + std::to_string(payloads[i].size()) +
+                                      " bytes, but " + tensor.shape.ToString() + " of " +
+                                      std::string(DTypeName(tensor.dtype)) + " takes " +
+                                      (elements ? std::to_string(*elements * DTypeBytes(tensor.dtype)) : "too many"));
+    }
+  }
+  for (size_t s = 0; s < spec.inputs.size(); ++s) {
+    if (out->input_order[s] == UINT32_MAX) return Reject("inputs", "input '" + spec.inputs[s].name + "' is missing");
+  }
+  return {};
+}
+
+tl::expected<void, Rejection> CheckValues(const ModelSpec& spec, std::span<const std::span<const std::byte>> payloads,
+                                          const Admitted& admitted) {
+  for (size_t s = 0; s < spec.inputs.size(); ++s) {
+    const TensorSpec& input = spec.inputs[s];
+    if (!input.range) continue;
+    const size_t i = admitted.input_order[s];
+    if (const auto bad = FindOutOfRange(payloads[i], input.dtype, *input.range)) {
+      return Reject(InputPath(i), input.name + "[" + std::to_string(bad->index) + "] is " + std::to_string(bad->value) +
+                                      ", allowed are " + std::to_string(input.range->low) + " to " +
+                                      std::to_string(input.range->high));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+tl::expected<void, Rejection> Admit(const ModelSpec& spec, const Request& request,
+                                    std::span<const std::span<const std::byte>> payloads, Admitted* out) {
+  out->batch = 0;
+  out->sequence = 0;
+  out->input_order.clear();
+  if (request.synthetic) {
+    if (!payloads.empty()) return Reject("synthetic", "a synthetic query carries no tensor frames");
+    out->batch = request.batch;
+    out->sequence = request.sequence;
+    if (spec.has_sequence() && request.sequence == 0) {
+      return Reject("synthetic.sequence", spec.name + " needs a sequence length");
+    }
+    if (!spec.has_sequence() && request.sequence != 0) {
+      return Reject("synthetic.sequence", spec.name + " has no sequence dimension");
+    }
+  } else {
+    if (payloads.size() != request.inputs.size()) {
+      return Reject("inputs", "the header lists " + std::to_string(request.inputs.size()) + " tensors, but " +
+                                  std::to_string(payloads.size()) + " frames follow it");
+    }
+    out->input_order.assign(spec.inputs.size(), UINT32_MAX);
+    if (auto matched = MatchInputs(spec, request, payloads, out); !matched) return matched;
+    if (out->batch == 0) out->batch = 1;  // a model without a batch dimension
+  }
+  const char* prefix = request.synthetic ? "synthetic." : "";
+  if (out->batch < 1) return Reject(std::string(prefix) + "batch", "the batch size must be at least 1");
+  if (out->batch > spec.batch_sizes.back()) {
+    return Reject(request.synthetic ? "synthetic.batch" : "inputs", "batch " + std::to_string(out->batch) +
+                                                                        " is above the largest bucket of " + spec.name +
+                                                                        " (" + Largest(spec.batch_sizes) + ")");
+  }
+  if (spec.has_sequence() && out->sequence > spec.sequence_lengths.back()) {
+    return Reject(request.synthetic ? "synthetic.sequence" : "inputs",
+                  "sequence " + std::to_string(out->sequence) + " is above the largest bucket of " + spec.name + " (" +
+                      Largest(spec.sequence_lengths) + ")");
+  }
+  if (!spec.FindBucket(out->batch, out->sequence)) {
+    return Reject("inputs", "no bucket of " + spec.name + " holds this shape");
+  }
+  return request.synthetic ? tl::expected<void, Rejection>{} : CheckValues(spec, payloads, *out);
+}
+
+}  // namespace abacus

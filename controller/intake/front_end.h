@@ -1,0 +1,94 @@
+// FrontEnd: the thread that owns the client sockets, and nothing but its loop.
+//
+//   message --> Ingress --> submitted --> scheduler --> done --> Replies --> socket
+//
+// Clients counts what each client makes the controller hold, ConnectionGuard cuts off those that send without end; both
+// bound what a client can do to the others.
+//
+// Ownership: region, table and channel outlive it; it owns sockets, arena bookkeeping and free slots.
+// Thread rule: everything on the front end's own thread (Run), except Publish, Wake, SetArenaReady, SetDraining and
+// InUse, which any thread may call.
+#ifndef ABACUS_CONTROLLER_INTAKE_FRONT_END_H_
+#define ABACUS_CONTROLLER_INTAKE_FRONT_END_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+#include <zmq.hpp>
+
+#include "base/mailbox.h"
+#include "base/status.h"
+#include "base/waker.h"
+#include "controller/config/config.h"
+#include "controller/config/service_set.h"
+#include "controller/intake/clients.h"
+#include "controller/intake/connection_guard.h"
+#include "controller/intake/ingress.h"
+#include "controller/intake/query_table.h"
+#include "controller/intake/replies.h"
+#include "controller/intake/tensor_arena.h"
+#include "shm/region.h"
+
+namespace abacus {
+
+class FrontEnd {
+ public:
+  // Binds every endpoint. kUnavailable names the endpoint that is taken or not valid.
+  static Result<std::unique_ptr<FrontEnd>> Create(const ServerConfig& server, const LimitsConfig& limits,
+                                                  ServiceSetPtr services, const std::string& ipc_path, Region* region,
+                                                  QueryTable* table, QueryChannel* channel,
+                                                  std::function<void()> wake_scheduler);
+  ~FrontEnd();
+
+  void Run(const std::atomic<bool>& stop);
+  void Wake() { waker_.Wake(); }
+  // From soon on this set is served. Queries that were accepted before keep the service that admitted them.
+  void Publish(ServiceSetPtr services);
+  // The arena's memory is there; until then queries with tensors get OVERLOADED.
+  void SetArenaReady() { ingress_.SetArenaReady(); }
+  // From now on new queries get SHUTTING_DOWN.
+  void SetDraining() { ingress_.SetDraining(); }
+  // Queries and other answers that have not left yet.
+  uint32_t InUse() const { return clients_.in_use(); }
+  // The addresses as bound (a port of 0 resolved).
+  const std::vector<std::string>& endpoints() const { return endpoints_; }
+
+ private:
+  FrontEnd(const ServerConfig& server, const LimitsConfig& limits, ServiceSetPtr services, Region* region,
+           QueryTable* table, QueryChannel* channel, std::function<void()> wake_scheduler);
+  Status Bind(const std::string& endpoint);
+
+  size_t SendFinished();
+  size_t ReceiveSome();
+  bool ReceiveOne();
+  // The rest of the message whose first frame was received, into frames_.
+  Message ReceiveFrames(bool more);
+  void CheckConnections(uint64_t now_ns);
+  void Sleep(const std::atomic<bool>& stop);
+
+  Region& region_;
+  QueryChannel& channel_;
+  const std::function<void()> wake_scheduler_;
+  Waker waker_;
+  Mailbox<ServiceSetPtr> published_;
+
+  zmq::context_t context_;
+  zmq::socket_t router_;
+  std::unique_ptr<ConnectionGuard> guard_;
+  std::vector<std::string> endpoints_;
+
+  TensorArena arena_;
+  Clients clients_;
+  Replies replies_;
+  Ingress ingress_;
+  uint64_t next_sweep_ns_ = 0;
+  std::vector<uint32_t> submitted_;     // accepted in this iteration, handed over together
+  std::vector<zmq::message_t> frames_;  // of one message, max_frames of them; kept to save allocations
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_CONTROLLER_INTAKE_FRONT_END_H_

@@ -1,0 +1,125 @@
+#include "controller/intake/replies.h"
+
+#include "base/clock.h"
+#include "controller/intake/service_report.h"
+
+namespace abacus {
+namespace {
+
+// The free callback of every frame: on an I/O thread once the frame is out, or on ours when it could not be sent.
+void ReleaseFrame([[maybe_unused]] void* data, void* hint) {
+  auto* query = static_cast<Query*>(hint);
+#ifdef __SANITIZE_THREAD__
+  // ThreadSanitizer does not see libzmq read the frame (tests/tsan.supp). This read stands for it, so that a write of
+  // ours to a frame that is still out is reported as the race that it is.
+  query->frames_out.load(std::memory_order_acquire);
+  [[maybe_unused]] const std::byte read = *static_cast<const volatile std::byte*>(data);
+#endif
+  query->table->FrameReleased(query->slot);
+}
+
+}  // namespace
+
+void Replies::Begin(uint64_t id) {
+  reply_ = {};
+  reply_.id = id;
+}
+
+void Replies::Refuse(Peer* peer, uint64_t id, const std::string& model, const Rejection& why) {
+  BumpOwned(region_.header().rejected_messages);
+  Begin(id);
+  reply_.status = why.code;
+  reply_.field = why.field;
+  reply_.message = why.message;
+  reply_.model = model;
+  SendAnswer(peer);
+}
+
+void Replies::SendModels(Peer* peer, uint64_t id, const ServiceSet& services) {
+  Begin(id);
+  ReportModels(services, &reply_);
+  SendAnswer(peer);
+}
+
+void Replies::SendHealth(Peer* peer, uint64_t id, const ServiceSet& services, bool draining) {
+  Begin(id);
+  ReportHealth(services, region_, &reply_);
+  reply_.ready &= !draining;
+  SendAnswer(peer);
+}
+
+void Replies::SendAnswer(Peer* peer) {
+  if (const auto slot = clients_.Hold(peer)) Send(*slot, {});
+}
+
+void Replies::SendResult(uint32_t slot) {
+  const Query& query = table_[slot];
+  reply_.id = query.id;
+  reply_.status = query.status;
+  reply_.message = query.message;
+  reply_.field.clear();
+  reply_.model = query.service->config.name;
+  reply_.models.clear();
+  reply_.services.clear();
+  reply_.ready = false;
+  reply_.timing = query.timing;
+  reply_.timing.total_us = (MonotonicNs() - query.arrival_ns) / kNsPerUs;
+  clients_.Answered(slot);
+  if (query.status == StatusCode::kOk && !query.synthetic) {
+    ListOutputs(query);
+    Send(slot, LayoutOf(query.service->config.spec, query.rows, query.sequence));
+  } else {
+    reply_.outputs.clear();
+    Send(slot, {});
+  }
+}
+
+void Replies::ListOutputs(const Query& query) {
+  const ModelSpec& spec = query.service->config.spec;
+  reply_.outputs.resize(spec.outputs.size());
+  for (size_t i = 0; i < spec.outputs.size(); ++i) {
+    reply_.outputs[i].name = spec.outputs[i].name;
+    reply_.outputs[i].dtype = spec.outputs[i].dtype;
+    reply_.outputs[i].shape = ShapeAt(spec.outputs[i], query.rows, query.sequence);
+  }
+}
+
+void Replies::Send(uint32_t slot, const TensorLayout& layout) {
+  Query& query = table_[slot];
+  const size_t outputs = layout.outputs.size();
+  protocol::EncodeReply(reply_, &query.header);
+  // One count per frame with a callback, plus one for this function, so the slot cannot come back half-way through.
+  table_.LendFrames(slot, static_cast<uint32_t>(outputs) + 2);
+  zmq::message_t identity(query.peer->identity.data(), query.peer->identity.size());
+  zmq::message_t header(query.header.data(), query.header.size(), ReleaseFrame, &query);
+  bool delivered = SendFrame(&identity, true) && SendFrame(&header, outputs > 0);
+  std::byte* const block = region_.arena().data() + query.block.offset_bytes;
+  for (size_t i = 0; i < outputs; ++i) {
+    const TensorExtent& extent = layout.outputs[i];
+    zmq::message_t frame(block + extent.offset_bytes, extent.bytes, ReleaseFrame, &query);
+    delivered = delivered && SendFrame(&frame, i + 1 < outputs);  // an unsent frame is released by its destructor
+  }
+  if (!delivered) BumpOwned(region_.header().dropped_replies);
+  table_.FrameReleased(slot);
+}
+
+bool Replies::SendFrame(zmq::message_t* frame, bool more) {
+  try {
+    return router_.send(*frame, more ? zmq::send_flags::sndmore | zmq::send_flags::dontwait : zmq::send_flags::dontwait)
+        .has_value();
+  } catch (const zmq::error_t&) {
+    return false;  // EHOSTUNREACH: the client has vanished
+  }
+}
+
+void Replies::Reclaim() {
+  bool any = false;
+  table_.TakeReleased([&](uint32_t slot) {
+    if (table_[slot].block.bytes > 0) arena_.Free(table_[slot].block);
+    clients_.Release(slot);
+    any = true;
+  });
+  if (any) region_.header().arena_used_bytes.store(arena_.used_bytes(), std::memory_order_relaxed);
+}
+
+}  // namespace abacus

@@ -1,0 +1,62 @@
+// Replies: encodes answers, sends them straight out of the arena, and takes back what has left.
+//
+// Every answer occupies a slot of the QueryTable from here until ZeroMQ has released its last frame. Frames are not
+// copied: the header lies in the query, outputs lie in its arena block; both stay untouched until they are released.
+// A reply to a client that has vanished is dropped and counted.
+//
+// Thread rule: the front end's thread. Frames are released on ZeroMQ's I/O threads, which touch nothing but the table.
+#ifndef ABACUS_CONTROLLER_INTAKE_REPLIES_H_
+#define ABACUS_CONTROLLER_INTAKE_REPLIES_H_
+
+#include <cstdint>
+#include <string>
+#include <zmq.hpp>
+
+#include "client/protocol.h"
+#include "controller/config/service_set.h"
+#include "controller/intake/clients.h"
+#include "controller/intake/query_table.h"
+#include "controller/intake/tensor_arena.h"
+#include "models/tensor_layout.h"
+#include "shm/region.h"
+
+namespace abacus {
+
+class Replies {
+ public:
+  Replies(zmq::socket_t* router, Region* region, QueryTable* table, TensorArena* arena, Clients* clients)
+      : router_(*router), region_(*region), table_(*table), arena_(*arena), clients_(*clients) {}
+
+  // Answers to what is no accepted query. Not sent while the table is full of answers that nobody reads.
+  void Refuse(Peer* peer, uint64_t id, const std::string& model, const Rejection& why);
+  void SendModels(Peer* peer, uint64_t id, const ServiceSet& services);
+  void SendHealth(Peer* peer, uint64_t id, const ServiceSet& services, bool draining);
+
+  // The terminal reply of an accepted query, with the status, message and timing that the scheduler left in it.
+  void SendResult(uint32_t slot);
+
+  // Gives back slots, blocks and quotas of all answers that have left.
+  void Reclaim();
+
+ private:
+  // Empties reply_ for an answer that is no result.
+  void Begin(uint64_t id);
+  // Sends reply_, which has no outputs, to the peer.
+  void SendAnswer(Peer* peer);
+  // Names the outputs of the query in reply_.
+  void ListOutputs(const Query& query);
+  // Sends reply_ as the slot's answer; its outputs lie in the query's block as `layout` says.
+  void Send(uint32_t slot, const TensorLayout& layout);
+  bool SendFrame(zmq::message_t* frame, bool more);
+
+  zmq::socket_t& router_;
+  Region& region_;
+  QueryTable& table_;
+  TensorArena& arena_;
+  Clients& clients_;
+  protocol::Reply reply_;  // scratch of one answer, kept to save allocations
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_CONTROLLER_INTAKE_REPLIES_H_

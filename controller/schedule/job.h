@@ -1,0 +1,81 @@
+// Job: queries of one service that run as one batch in one bucket. Formed when a plan starts it, never earlier.
+//
+// The rows of its queries, one after another, are the first rows of the batch. A worker has one job in progress, so a
+// job that ran in part goes before everything else of its service.
+// Thread rule: the scheduler's thread. Ownership: the lane's JobPool; addresses are stable.
+#ifndef ABACUS_CONTROLLER_SCHEDULE_JOB_H_
+#define ABACUS_CONTROLLER_SCHEDULE_JOB_H_
+
+#include <algorithm>
+#include <boost/container/small_vector.hpp>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/status.h"
+#include "controller/schedule/query_queue.h"
+
+namespace abacus {
+
+struct Job {
+  uint64_t id = 0;
+  ServiceId service;
+  uint32_t bucket = 0;
+  boost::container::small_vector<WaitingQuery, 4> queries;
+  bool synthetic = false;  // all of its queries are
+
+  uint32_t operators = 0;                // of the bucket
+  uint32_t next_operator = 0;            // [0, next_operator) has run or was sent to run
+  uint32_t ranges_out = 0;               // sent and not completed
+  StatusCode failure = StatusCode::kOk;  // a range failed; the job ends with this once no range is out
+  std::string failure_text;
+
+  uint64_t first_sent_ns = 0;
+  uint64_t executed_ns = 0;
+  uint32_t rounds = 0;
+
+  // Its most urgent query and its oldest one decide for all.
+  uint64_t deadline_ns() const;
+  uint64_t arrival_ns() const;
+  uint64_t order() const;
+};
+
+inline uint64_t Job::deadline_ns() const {
+  uint64_t earliest_ns = UINT64_MAX;
+  for (const WaitingQuery& query : queries) earliest_ns = std::min(earliest_ns, query.deadline_ns);
+  return earliest_ns;
+}
+inline uint64_t Job::arrival_ns() const {
+  uint64_t earliest_ns = UINT64_MAX;
+  for (const WaitingQuery& query : queries) earliest_ns = std::min(earliest_ns, query.arrival_ns);
+  return earliest_ns;
+}
+inline uint64_t Job::order() const {
+  uint64_t first = UINT64_MAX;
+  for (const WaitingQuery& query : queries) first = std::min(first, query.order);
+  return first;
+}
+
+class JobPool {
+ public:
+  Job* New() {
+    if (free_.empty()) free_.push_back(&jobs_.emplace_back());
+    Job* job = free_.back();
+    free_.pop_back();
+    *job = Job{};
+    job->id = next_id_++;
+    return job;
+  }
+  void Recycle(Job* job) { free_.push_back(job); }
+
+ private:
+  std::deque<Job> jobs_;
+  std::vector<Job*> free_;
+  uint64_t next_id_ = 1;
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_CONTROLLER_SCHEDULE_JOB_H_

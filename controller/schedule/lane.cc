@@ -1,0 +1,277 @@
+#include "controller/schedule/lane.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "controller/schedule/hopeless.h"
+
+namespace abacus {
+namespace {
+
+constexpr uint64_t kFatalExitNs = 2 * kNsPerSecond;  // that a worker may take to exit after a fatal error
+
+}  // namespace
+
+Lane::Lane(LaneId id, const Context* context, ServicePredictor predictor)
+    : id_(id),
+      context_(*context),
+      predictor_(std::move(predictor)),
+      rounds_(id, &context_.region->lane(id), context_.trace, &predictor_.model(),
+              context_.config.margin.value_or(predictor_.StartMargin()), context_.config.lead_us * kNsPerUs,
+              [this] { return std::ranges::all_of(services_, &ServiceState::settled); }),
+      tools_{&rounds_, context_.accounting, &jobs_} {
+  predictor_.Describe(&context_.region->lane(id).predictor);
+}
+
+void Lane::SetService(const ServicePtr& service) {
+  ServiceState*& state = by_id_[service->id.value()];
+  if (state == nullptr) state = &services_.emplace_back(service, context_.region, &tools_);
+  state->service = service;
+  state->backlog.SetService(service);
+}
+
+bool Lane::Owns(WorkerId worker) const {
+  return std::ranges::any_of(services_, [&](const ServiceState& state) { return state.service->worker == worker; });
+}
+
+// --- Workers -------------------------------------------------------------------------------------------------------
+
+void Lane::HandleEvent(const WorkerEvent& event, uint64_t now_ns) {
+  const auto state = std::ranges::find_if(
+      services_, [&](const ServiceState& candidate) { return candidate.service->worker == event.worker.id; });
+  if (state == services_.end()) return;
+  switch (event.kind) {
+    case WorkerEvent::kUp:
+      WorkerUp(&*state, event.worker.generation);
+      break;
+    case WorkerEvent::kDown:
+      WorkerDown(&*state, event, now_ns);
+      break;
+    case WorkerEvent::kGaveUp:
+      state->backlog.Refuse(StatusCode::kWorkerFailed, event.message, now_ns);
+      break;
+    case WorkerEvent::kShutDown:
+      state->backlog.Refuse(StatusCode::kShuttingDown, event.message, now_ns);
+      break;
+  }
+}
+
+void Lane::WorkerUp(ServiceState* state, uint32_t generation) {
+  state->generation = generation;
+  const ServiceConfig& config = state->service->config;
+  auto ranges = ReadWorkerRanges(state->slot, config.spec.bucket_count());
+  if (!ranges) {
+    Condemn(state, ranges.error().message());
+    return;
+  }
+  predictor_.WorkerUp(state->service->id, config.name, config.spec, LoadText(state->slot.device_name),
+                      LoadText(state->slot.libraries), *ranges);
+  predictor_.Describe(&context_.region->lane(id_).predictor);
+  state->backlog.SetBuckets(std::move(*ranges));
+  state->backlog.StopRefusing();
+  state->serving = true;
+  state->link.Up();
+}
+
+void Lane::WorkerDown(ServiceState* state, const WorkerEvent& event, uint64_t now_ns) {
+  if (event.worker.generation < state->generation) return;  // of a process that has a successor already
+  while (PopCompletion(state, now_ns)) {                    // what it finished before it died counts
+  }
+  state->serving = false;
+  state->condemned = false;
+  state->fatal_ns = 0;
+  while (!state->link.idle()) {
+    const ServiceState::Link::Sent sent = state->link.sent().front();
+    state->link.Forget();
+    rounds_.Disturb(sent.tag.round);
+    state->backlog.Fail(sent.tag.job, StatusCode::kWorkerFailed, event.message);
+    RangeEnded(state, sent, now_ns);
+  }
+  state->backlog.WorkerLost(event.message, now_ns);
+  state->link.Down();
+  context_.control->SlotReleased(event.worker);
+}
+
+void Lane::Condemn(ServiceState* state, const std::string& why) {
+  if (state->condemned) return;
+  state->condemned = true;
+  state->serving = false;
+  context_.control->Condemn(state->worker(), why);
+}
+
+void Lane::CheckWorker(ServiceState* state, uint64_t now_ns) {
+  if (!state->link.idle()) {
+    const ServiceState::Link::Sent& oldest = state->link.sent().front();
+    const bool gated = rounds_.IsRunning(oldest.tag.round);
+    const uint64_t since_ns = gated ? rounds_.started_ns() : oldest.sent_ns;
+    const bool may_run = oldest.tag.round == 0 || gated;
+    if (may_run && now_ns > since_ns + context_.round_timeout_ns) {
+      Condemn(state, "has not finished a range within round_timeout_ms (" + MsText(context_.round_timeout_ns) + ")");
+    }
+  }
+  if (state->fatal_ns != 0 && now_ns > state->fatal_ns + kFatalExitNs) {
+    Condemn(state, "reported a fatal error and has not exited");
+  }
+  state->stats.queued.store(state->backlog.size(), std::memory_order_relaxed);
+  state->stats.running.store(state->link.sent().size(), std::memory_order_relaxed);
+}
+
+// --- Completions ---------------------------------------------------------------------------------------------------
+
+size_t Lane::HandleCompletions(uint64_t now_ns) {
+  size_t handled = 0;
+  for (ServiceState& state : services_) {
+    while (!state.link.idle() && PopCompletion(&state, now_ns)) ++handled;
+  }
+  return handled;
+}
+
+bool Lane::PopCompletion(ServiceState* state, uint64_t now_ns) {
+  Completion completion;
+  ServiceState::Link::Sent sent;
+  const auto answer = state->link.Take(&completion, &sent);
+  if (answer == ServiceState::Link::Answer::kNone) return false;
+  if (answer == ServiceState::Link::Answer::kNonsense) {
+    Condemn(state, "answered a command that was not given");
+    return false;
+  }
+  Job* job = sent.tag.job;
+  const uint64_t begin_ns = sent.tag.round != 0 ? rounds_.started_ns() : sent.sent_ns;
+  const auto status = static_cast<StatusCode>(completion.status);
+  BumpOwned(state->stats.ranges);
+  job->executed_ns += now_ns - begin_ns;
+  ++job->rounds;
+  const TraceEvent event = {.kind = TraceEvent::kRange,
+                            .status = status,
+                            .service = job->service,
+                            .bucket = job->bucket,
+                            .first = sent.first,
+                            .last = sent.last,
+                            .round = sent.tag.round,
+                            .id = job->id,
+                            .begin_ns = begin_ns,
+                            .end_ns = now_ns,
+                            .gpu_started_ns = completion.gpu_started_ns,
+                            .gpu_ended_ns = completion.gpu_ended_ns};
+  if (status != StatusCode::kOk) {  // also before its round: what it continues had failed
+    rounds_.Disturb(sent.tag.round);
+    state->backlog.Fail(job, StatusCode::kWorkerFailed, LoadText(state->slot.error));
+    if (completion.fatal != 0) {
+      state->serving = false;
+      state->fatal_ns = now_ns;
+    }
+  } else if (rounds_.IsNext(sent.tag.round)) {
+    rounds_.Disturb(sent.tag.round);
+    state->backlog.Fail(job, StatusCode::kWorkerFailed, "its worker ran a range before its round");
+    Condemn(state, "ran a range before its round");
+  }
+  RangeEnded(state, sent, now_ns);
+  context_.trace->Add(event);  // after the next round has started: it may have to wait for a lock
+  return true;
+}
+
+void Lane::RangeEnded(ServiceState* state, const ServiceState::Link::Sent& sent, uint64_t now_ns) {
+  if (sent.tag.round != 0) rounds_.RangeEnded(sent.tag.round, now_ns);  // first: the GPU waits for the next round
+  state->backlog.RangeEnded(sent.tag.job, sent.last, now_ns);
+}
+
+// --- Queries -------------------------------------------------------------------------------------------------------
+
+void Lane::Enqueue(uint32_t slot, uint64_t now_ns) {
+  const Query& query = (*context_.table)[slot];
+  Of(query.service->id).backlog.Enqueue(slot, query, next_order_++, now_ns);
+}
+
+size_t Lane::HandleOverdue(uint64_t now_ns) {
+  // Nothing that waits can start before the running round has ended.
+  const uint64_t start_ns = rounds_.EarliestStartNs(now_ns);
+  size_t handled = 0;
+  for (ServiceState& state : services_) {
+    if (context_.config.abandon) handled += state.backlog.Abandon(start_ns, now_ns);
+    CheckWorker(&state, now_ns);
+  }
+  return handled;
+}
+
+// --- Planning ------------------------------------------------------------------------------------------------------
+
+size_t Lane::PlanAndDispatch(uint64_t now_ns) {
+  return context_.policy->in_rounds() ? PlanRound(now_ns) : PlanFree(now_ns);
+}
+
+Plan Lane::Next(uint64_t start_ns, uint64_t now_ns) {
+  for (;;) {
+    bool any_work = false;
+    views_.clear();
+    for (const ServiceState& state : services_) {
+      const bool over = !context_.policy->in_rounds() && !state.link.idle();
+      views_.push_back(state.View(over ? state.link.sent().front().tag.job : nullptr));
+      any_work |= state.serving && views_.back().has_work();
+    }
+    if (!any_work) return {};
+    Plan plan = context_.policy->Next({start_ns, views_, &rounds_.latency(), rounds_.margin()});
+    size_t abandoned = 0;
+    for (const Assignment& picked : plan.assignments) {
+      if (context_.config.abandon) abandoned += Of(picked.service).backlog.Abandon(picked, start_ns, now_ns);
+    }
+    if (abandoned == 0) return plan;
+  }
+}
+
+size_t Lane::PlanRound(uint64_t now_ns) {
+  if (!rounds_.MayPlan(now_ns)) return 0;
+  const Plan plan = Next(rounds_.StartNs(now_ns), now_ns);
+  if (plan.assignments.empty()) return 0;
+  boost::container::static_vector<OperatorRange, kMaxServices> group;
+  for (const Assignment& assignment : plan.assignments) group.push_back(assignment.range());
+  const Round round = rounds_.Plan({group.data(), group.size()}, now_ns);
+  uint32_t sent = 0;
+  for (const Assignment& assignment : plan.assignments) sent += Dispatch(assignment, round, now_ns) ? 1 : 0;
+  rounds_.Sent(round, sent, plan.assignments.size(), context_.clock);
+  return sent;
+}
+
+size_t Lane::PlanFree(uint64_t now_ns) {
+  size_t dispatched = 0;
+  for (;;) {
+    const Plan plan = Next(now_ns, now_ns);
+    bool replan = false;
+    for (const Assignment& assignment : plan.assignments) {
+      Dispatch(assignment, {}, now_ns) ? ++dispatched : replan = true;
+    }
+    if (!replan) return dispatched;
+  }
+}
+
+bool Lane::Dispatch(const Assignment& assignment, const Round& round, uint64_t now_ns) {
+  ServiceState& state = Of(assignment.service);
+  Job* job = state.backlog.Take(assignment);
+  Command command;
+  command.kind = Command::kRun;
+  command.flags = job->synthetic ? uint32_t{Command::kSynthetic} : 0u;
+  command.job_id = job->id;
+  command.bucket = job->bucket;
+  command.first = assignment.first;
+  command.last = assignment.last;
+  command.gate = round.gate;
+  command.sent_ns = now_ns;
+  boost::container::static_vector<JobQuery, kMaxJobQueries> queries;
+  for (const WaitingQuery& query : job->queries) {
+    if (job->synthetic) break;
+    const TensorArena::Block& block = (*context_.table)[query.slot].block;
+    queries.push_back({block.offset_bytes, block.bytes, query.rows, query.sequence});
+  }
+  if (!state.link.Send(command, {queries.data(), queries.size()}, {job, round.number})) {
+    state.backlog.NotSent(job);
+    Condemn(&state, "does not take commands: its ring is full or damaged");
+    return false;
+  }
+  state.backlog.Sent(job, assignment.last, now_ns);
+  Log(LogLevel::kDebug, "job {} of {}: {} queries, bucket {}, operators [{}, {}), round {}", job->id,
+      state.service->config.name, job->queries.size(), job->bucket, assignment.first, assignment.last, round.number);
+  return true;
+}
+
+}  // namespace abacus

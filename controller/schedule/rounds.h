@@ -1,0 +1,101 @@
+// Rounds: the round that runs in a lane, the one that was sent ahead, and what rounds teach.
+//
+// Ranges of a round start together, and the next round starts when all of them have completed. A round is planned
+// `lead_ns` before the running one is predicted to end; its commands name the gate value of the round, so that workers
+// hold its ranges back (shm/gate.h). When the last completion of the running round arrives, the gate is opened first,
+// which is one store, and everything else is done afterwards. Nothing was sent ahead when nothing was waiting then: the
+// next round starts on an idle GPU, once its commands are sent.
+//
+// A round that was not disturbed moves the margin (adaptive_margin.h) and, if it was sent ahead in time, the correction
+// of predictions (predictor/corrected_model.h).
+//
+// Thread rule: the scheduler's thread. Ownership: borrows lane block, recorder and base model.
+#ifndef ABACUS_CONTROLLER_SCHEDULE_ROUNDS_H_
+#define ABACUS_CONTROLLER_SCHEDULE_ROUNDS_H_
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "base/ids.h"
+#include "controller/schedule/adaptive_margin.h"
+#include "controller/trace/trace_recorder.h"
+#include "predictor/corrected_model.h"
+#include "shm/gate.h"
+#include "shm/layout.h"
+
+namespace abacus {
+
+struct Round {
+  uint64_t number = 0;  // counts from 1 in its lane; 0: there is none
+  uint32_t gate = 0;
+  uint32_t pending = 0;  // ranges sent and not completed
+  uint32_t ranges = 0;
+  bool disturbed = false;  // a range failed or a worker died: its time says nothing about the predictor
+  uint64_t started_ns = 0;
+  bool ahead = false;       // its commands were sent while the round before it ran
+  uint64_t planned_ns = 0;  // when they were sent
+  Prediction predicted;
+  double margin = 0;           // a share
+  uint64_t start_cost_ns = 0;  // expected beyond `predicted`: it began on an idle GPU
+  uint64_t end_ns() const { return started_ns + start_cost_ns + predicted.ns; }
+};
+
+class Rounds {
+ public:
+  // `settled`: whether no worker of the lane is loading; what rounds take meanwhile teaches nothing.
+  Rounds(LaneId lane, LaneBlock* block, TraceRecorder* trace, const LatencyModel* base, double start_margin,
+         uint64_t lead_ns, std::function<bool()> settled);
+
+  const CorrectedModel& latency() const { return latency_; }
+  double margin() const { return margin_.share(); }
+  // A query was refused because of what was predicted: so that this cannot go on for ever.
+  void ForgetCorrection() { latency_.Forget(); }
+
+  bool running() const { return running_.number != 0; }
+  bool IsRunning(uint64_t number) const { return number != 0 && number == running_.number; }
+  bool IsNext(uint64_t number) const { return number != 0 && number == next_.number; }
+  uint64_t started_ns() const { return running_.started_ns; }
+  // When the next round is to be planned; UINT64_MAX: it has been, or nothing runs.
+  uint64_t PlanAtNs() const;
+  // True when it is time to plan the next round.
+  bool MayPlan(uint64_t now_ns) const;
+  // When a round would start that is planned now, and the earliest time at which what waits can run.
+  uint64_t StartNs(uint64_t now_ns) const;
+  uint64_t EarliestStartNs(uint64_t now_ns) const;
+
+  // A new round of this group. Its commands are to name Round::number and Round::gate.
+  Round Plan(std::span<const OperatorRange> group, uint64_t now_ns);
+  // The round was sent, `sent` of its ranges could be. On an idle lane it starts at once, at `clock()`: planning and
+  // sending are not part of it.
+  void Sent(Round round, uint32_t sent, size_t planned, const std::function<uint64_t()>& clock);
+
+  // The time of round `number` will say nothing about the predictor.
+  void Disturb(uint64_t number);
+  // A range of it ended, in whatever way.
+  void RangeEnded(uint64_t number, uint64_t now_ns);
+
+ private:
+  // Makes the next round the running one, if there is one.
+  void Start(uint64_t now_ns);
+  void Record(const Round& round, uint64_t now_ns);
+  // Corrects predictions by what the round took.
+  void Learn(const Round& round, uint64_t actual_ns);
+  void Publish();
+
+  const LaneId lane_;
+  PredictorStats& stats_;
+  TraceRecorder* const trace_;
+  const uint64_t lead_ns_;
+  const std::function<bool()> settled_;
+  CorrectedModel latency_;  // corrected by the rounds so far
+  AdaptiveMargin margin_;
+  Gate gate_;
+  Round running_;  // number 0: the GPU is idle
+  Round next_;     // sent ahead; number 0: not yet
+  uint64_t count_ = 0;
+};
+
+}  // namespace abacus
+
+#endif  // ABACUS_CONTROLLER_SCHEDULE_ROUNDS_H_

@@ -1,0 +1,74 @@
+#include "models/tensor_layout.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace abacus {
+
+TensorLayout LayoutOf(const ModelSpec& spec, int64_t rows, int64_t sequence) {
+  TensorLayout layout;
+  const auto place = [&](const std::vector<TensorSpec>& tensors, auto* extents) {
+    for (const TensorSpec& tensor : tensors) {
+      // The parser bounded the largest bucket, so nothing overflows and the optional is not empty.
+      const uint64_t bytes = ShapeAt(tensor, rows, sequence).Elements().value_or(0) * DTypeBytes(tensor.dtype);
+      extents->push_back({layout.total_bytes, bytes});
+      layout.total_bytes += (bytes + kTensorAlignBytes - 1) / kTensorAlignBytes * kTensorAlignBytes;
+    }
+  };
+  place(spec.inputs, &layout.inputs);
+  place(spec.outputs, &layout.outputs);
+  return layout;
+}
+
+RowSlab SlabOf(const TensorSpec& tensor, const Bucket& bucket, int64_t first_row, int64_t rows, int64_t sequence) {
+  // Row-major: dimensions before the sequence repeat a piece, those from it on make up one.
+  uint64_t count = 1, query_piece = DTypeBytes(tensor.dtype), batch_piece = query_piece, batch_row = query_piece;
+  bool has_sequence = false;
+  for (size_t i = tensor.dims.rank(); i-- > 0;) {
+    const int64_t dim = tensor.dims[i];
+    if (dim == kBatchDim) break;  // the first dimension only
+    const bool is_sequence = dim == kSequenceDim;
+    const auto query_size = static_cast<uint64_t>(is_sequence ? sequence : dim);
+    const auto batch_size = static_cast<uint64_t>(is_sequence ? bucket.sequence : dim);
+    if (has_sequence) {
+      count *= query_size;
+    } else {
+      query_piece *= query_size;
+      batch_piece *= batch_size;
+    }
+    batch_row *= batch_size;
+    has_sequence |= is_sequence;
+  }
+  const bool has_batch = tensor.dims.rank() > 0 && tensor.dims[0] == kBatchDim;
+  if (has_batch) count *= static_cast<uint64_t>(rows);
+  RowSlab slab{has_batch ? static_cast<uint64_t>(first_row) * batch_row : 0, batch_piece, query_piece, count};
+  if (query_piece == batch_piece) return {slab.batch_offset_bytes, query_piece * count, query_piece * count, 1};
+  return slab;
+}
+
+void GatherRows(std::byte* batch, const std::byte* query, const RowSlab& slab) {
+  for (uint64_t i = 0; i < slab.count; ++i) {
+    std::memcpy(batch + slab.batch_offset_bytes + i * slab.batch_pitch_bytes, query + i * slab.piece_bytes,
+                slab.piece_bytes);
+  }
+}
+
+void ScatterRows(std::byte* query, const std::byte* batch, const RowSlab& slab) {
+  for (uint64_t i = 0; i < slab.count; ++i) {
+    std::memcpy(query + i * slab.piece_bytes, batch + slab.batch_offset_bytes + i * slab.batch_pitch_bytes,
+                slab.piece_bytes);
+  }
+}
+
+void FillPadding(std::span<std::byte> bytes, const TensorSpec& input) {
+  const int64_t pad = input.range ? std::clamp(input.pad, input.range->low, input.range->high) : input.pad;
+  if (pad == 0 || !InfoOf(input.dtype).integer) {  // all-zero bytes are zero in every float type too
+    std::memset(bytes.data(), 0, bytes.size());
+    return;
+  }
+  const size_t width = DTypeBytes(input.dtype);
+  for (size_t at = 0; at + width <= bytes.size(); at += width)
+    std::memcpy(bytes.data() + at, &pad, width);  // low bytes
+}
+
+}  // namespace abacus

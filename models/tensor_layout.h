@@ -1,0 +1,60 @@
+// Where the tensors of a query lie, and how its rows fit into the tensors of a batch.
+//
+// A query's tensors stand in one block of the arena at the query's own shape. A job takes the rows of one or more
+// queries, one after another, and runs in a bucket that holds them; what is missing to the bucket's size along batch
+// and sequence is padding. Both sides of the copies are dense and row-major.
+//
+// Thread rule: pure functions on the caller's memory.
+#ifndef ABACUS_MODELS_TENSOR_LAYOUT_H_
+#define ABACUS_MODELS_TENSOR_LAYOUT_H_
+
+#include <boost/container/static_vector.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "models/model_spec.h"
+
+namespace abacus {
+
+struct TensorExtent {
+  uint64_t offset_bytes = 0;  // from the start of the block
+  uint64_t bytes = 0;
+};
+// Every tensor starts at a multiple of kTensorAlignBytes. Inputs come first, then outputs.
+struct TensorLayout {
+  boost::container::static_vector<TensorExtent, kMaxTensorsPerSide> inputs;
+  boost::container::static_vector<TensorExtent, kMaxTensorsPerSide> outputs;
+  uint64_t total_bytes = 0;
+};
+inline constexpr uint64_t kTensorAlignBytes = 256;
+
+// Of a query with this many rows and this length; at most those of the largest bucket. `sequence` 0: the model has
+// none.
+TensorLayout LayoutOf(const ModelSpec& spec, int64_t rows, int64_t sequence);
+// Of a query that fills a bucket.
+inline TensorLayout LayoutOf(const ModelSpec& spec, const Bucket& bucket) {
+  return LayoutOf(spec, bucket.batch, bucket.sequence);
+}
+
+// The part of a batch tensor that holds one query's rows: `count` pieces of `piece_bytes`. In the query's tensor the
+// pieces are dense; in the batch's they start at `batch_offset_bytes` and lie `batch_pitch_bytes` apart.
+struct RowSlab {
+  uint64_t batch_offset_bytes = 0;
+  uint64_t batch_pitch_bytes = 0;
+  uint64_t piece_bytes = 0;
+  uint64_t count = 1;
+};
+// Of a query with `rows` rows of length `sequence`, whose first row is row `first_row` of the batch.
+RowSlab SlabOf(const TensorSpec& tensor, const Bucket& bucket, int64_t first_row, int64_t rows, int64_t sequence);
+
+void GatherRows(std::byte* batch, const std::byte* query, const RowSlab& slab);
+void ScatterRows(std::byte* query, const std::byte* batch, const RowSlab& slab);
+
+// Fills with the padding value of an input: `pad`, moved into the declared range, since a padded index that lies
+// outside its table would be as harmful as a client's. Floats are padded with zeros.
+void FillPadding(std::span<std::byte> bytes, const TensorSpec& input);
+
+}  // namespace abacus
+
+#endif  // ABACUS_MODELS_TENSOR_LAYOUT_H_

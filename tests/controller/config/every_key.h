@@ -1,0 +1,62 @@
+// A configuration with every key, which the tests of the configuration take apart.
+#ifndef ABACUS_TESTS_CONTROLLER_CONFIG_EVERY_KEY_H_
+#define ABACUS_TESTS_CONTROLLER_CONFIG_EVERY_KEY_H_
+
+#include <filesystem>
+#include <string_view>
+
+namespace abacus {
+
+// Errors name this file; relative model paths start at its folder.
+inline const std::filesystem::path kPath = std::filesystem::path(ABACUS_SOURCE_DIR) / "configs" / "test.toml";
+
+// Every key, one a line, none at its default; line numbers in tests count from the line after R"(.
+inline constexpr std::string_view kText = R"([server]
+name = "unit"
+listen = ["tcp://127.0.0.1:7000", "tcp://[::1]:*"]
+ipc = false
+io_threads = 2
+arena_mib = 64
+log_level = "debug"
+drain_timeout_ms = 250.5
+[limits]
+max_frame_mib = 8
+max_message_mib = 16
+max_frames = 5
+max_client_mib = 32
+max_client_queries = 10
+max_clients = 20
+max_queries = 30
+[scheduler]
+policy = "edf"
+packing = "furthest"
+predictor = "unit.predictor"
+margin = 0.25
+lead_us = 11
+trace_events = 12
+abandon = false
+spin_us = 7
+[worker]
+device = "fake"
+gpu = [1, "GPU-5"]
+cpu_threads = 3
+load_timeout_s = 1.5
+round_timeout_ms = 99
+mps = false
+max_restarts_per_minute = 0
+gate = "host"
+gpu_timestamps = true
+[[service]]
+name = "text"
+model = "fake/fake-text.toml"
+qos_ms = 12.5
+queue_limit = 17
+gpu = "GPU-5"
+[[service]]
+name = "image"
+model = "fake/fake-image.toml"
+)";
+
+}  // namespace abacus
+
+#endif  // ABACUS_TESTS_CONTROLLER_CONFIG_EVERY_KEY_H_

@@ -1,0 +1,136 @@
+#include "controller/intake/clients.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+namespace abacus {
+namespace {
+
+class ClientsTest : public testing::Test {
+ protected:
+  ClientsTest() : table_(8) {
+    limits_.max_client_queries = 2;
+    limits_.max_client_bytes = 10'000;
+    limits_.max_queries = 3;
+    clients_ = std::make_unique<Clients>(limits_, &table_);
+  }
+  StatusCode Quota(const Peer& peer, uint64_t id, uint64_t bytes = 0) {
+    const auto within = clients_->CheckQuota(peer, id, bytes);
+    return within ? StatusCode::kOk : within.error().code;
+  }
+  uint32_t Accept(Peer* peer, uint64_t id, uint64_t bytes = 0) {
+    const uint32_t slot = clients_->Hold(peer).value();
+    table_[slot].id = id;
+    table_[slot].service = service_;
+    table_[slot].block = {0, bytes};
+    clients_->Accepted(slot);
+    return slot;
+  }
+
+  const ServicePtr service_ = std::make_shared<const Service>();
+  LimitsConfig limits_;
+  QueryTable table_;
+  std::unique_ptr<Clients> clients_;
+};
+
+TEST_F(ClientsTest, AreToldApartByIdentity) {
+  Peer* a = clients_->PeerOf("a");
+  EXPECT_EQ(clients_->PeerOf("a"), a);
+  EXPECT_NE(clients_->PeerOf("b"), a);
+  EXPECT_EQ(a->identity, "a");
+  EXPECT_EQ(clients_->size(), 2u);
+}
+
+TEST_F(ClientsTest, EachHasAQuotaOfQueriesUntilItsRepliesHaveLeft) {
+  Peer* a = clients_->PeerOf("a");
+  Peer* b = clients_->PeerOf("b");
+  const uint32_t first = Accept(a, 1);
+  Accept(a, 2);
+  EXPECT_EQ(Quota(*a, 3), StatusCode::kOverloaded);
+  EXPECT_EQ(Quota(*b, 3), StatusCode::kOk) << "the others do not notice";
+  clients_->Answered(first);
+  EXPECT_EQ(Quota(*a, 3), StatusCode::kOverloaded) << "its reply has not left yet";
+  clients_->Release(first);
+  EXPECT_EQ(Quota(*a, 3), StatusCode::kOk);
+}
+
+TEST_F(ClientsTest, EachHasAQuotaOfBytes) {
+  Peer* a = clients_->PeerOf("a");
+  const uint32_t slot = Accept(a, 1, 8192);
+  EXPECT_EQ(Quota(*a, 2, 10'000 - 8192), StatusCode::kOk);
+  EXPECT_EQ(Quota(*a, 2, 10'000 - 8191), StatusCode::kOverloaded);
+  clients_->Release(slot);
+  EXPECT_EQ(a->bytes, 0u);
+  EXPECT_EQ(Quota(*a, 2, 10'000), StatusCode::kOk);
+}
+
+TEST_F(ClientsTest, ShareAQuotaOfQueries) {
+  Accept(clients_->PeerOf("a"), 1);
+  Accept(clients_->PeerOf("b"), 1);
+  EXPECT_EQ(Quota(*clients_->PeerOf("c"), 1), StatusCode::kOk);
+  Accept(clients_->PeerOf("c"), 1);
+  EXPECT_EQ(Quota(*clients_->PeerOf("d"), 1), StatusCode::kOverloaded);
+}
+
+TEST_F(ClientsTest, AnIdIsFreeOnceItsReplyIsOnItsWay) {
+  Peer* a = clients_->PeerOf("a");
+  const uint32_t slot = Accept(a, 7);
+  const auto again = clients_->CheckQuota(*a, 7, 0);
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code, StatusCode::kInvalidArgument);
+  EXPECT_EQ(again.error().field, "id");
+  EXPECT_EQ(Quota(*clients_->PeerOf("b"), 7), StatusCode::kOk) << "ids are each client's own";
+  clients_->Answered(slot);
+  EXPECT_EQ(Quota(*a, 7), StatusCode::kOk);
+}
+
+TEST_F(ClientsTest, OneThatReadsNothingIsCutOff) {
+  Peer* a = clients_->PeerOf("a");
+  std::vector<uint32_t> slots;
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_FALSE(clients_->CutOff(*a)) << i;
+    slots.push_back(clients_->Hold(a).value());  // refusals
+  }
+  EXPECT_TRUE(clients_->CutOff(*a));
+  EXPECT_EQ(Quota(*a, 1), StatusCode::kOk) << "refusals are no queries";
+  clients_->Release(slots[0]);
+  EXPECT_FALSE(clients_->CutOff(*a));
+}
+
+TEST_F(ClientsTest, HoldNoMoreSlotsThanThereAre) {
+  std::vector<uint32_t> slots;
+  while (const auto slot = clients_->Hold(clients_->PeerOf("p" + std::to_string(slots.size())))) slots.push_back(*slot);
+  EXPECT_EQ(slots.size(), table_.capacity());
+  EXPECT_EQ(clients_->in_use(), table_.capacity());
+  EXPECT_EQ(clients_->PeerOf("late")->held, 0u);
+  for (const uint32_t slot : slots) clients_->Release(slot);
+  EXPECT_EQ(clients_->in_use(), 0u);
+}
+
+TEST_F(ClientsTest, AReleasedSlotForgetsItsQuery) {
+  const uint32_t slot = Accept(clients_->PeerOf("a"), 1, 4096);
+  EXPECT_EQ(service_.use_count(), 2);
+  clients_->Release(slot);
+  EXPECT_EQ(service_.use_count(), 1) << "a service that was replaced must not live on in a free slot";
+  EXPECT_EQ(table_[slot].peer, nullptr);
+  EXPECT_EQ(table_[slot].block.bytes, 0u);
+}
+
+TEST_F(ClientsTest, ASweepForgetsThoseThatHoldNothing) {
+  Peer* busy = clients_->PeerOf("busy");
+  clients_->PeerOf("idle");
+  busy->fd = 5;
+  const uint32_t slot = Accept(busy, 1);
+  clients_->Sweep();
+  EXPECT_EQ(clients_->size(), 1u);
+  EXPECT_EQ(clients_->PeerOf("busy"), busy);
+  EXPECT_EQ(busy->fd, -1) << "asked for again: it may have connected again";
+  clients_->Release(slot);
+  clients_->Sweep();
+  EXPECT_EQ(clients_->size(), 0u);
+}
+
+}  // namespace
+}  // namespace abacus

@@ -1,0 +1,230 @@
+#include "worker/torch/torch_script_program.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <string_view>
+
+#include "tests/worker/torch/test_models.h"
+#include "tests/worker/torch/test_modules.h"
+#include "worker/torch/torch_tensors.h"
+
+namespace abacus {
+namespace {
+
+using test::FloatTensor;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+using Loaded = Result<std::unique_ptr<TorchScriptProgram>>;
+
+class TorchScriptProgramTest : public ::testing::Test {
+ protected:
+  // forward() is x W + 1 for x of [batch, 6] and W of [6, 8].
+  ModelSpec MakeLinear() {
+    ModelSpec spec = test::SaveModel(dir_, "linear",
+                                     R"(
+def forward(self, x):
+    return torch.matmul(x, self.weight) + 1.0
+)",
+                                     {{"weight", {6, 8}}});
+    spec.inputs = {FloatTensor("x", {kBatchDim, 6})};
+    spec.outputs = {FloatTensor("y", {kBatchDim, 8})};
+    return spec;
+  }
+
+  Loaded Load(const ModelSpec& spec) {
+    return TorchScriptProgram::Load(spec, at::kCPU, [this](std::string_view stage) { stages_.emplace_back(stage); });
+  }
+  void ExpectRefused(const ModelSpec& spec, const std::string& reason) {
+    const Loaded program = Load(spec);
+    ASSERT_FALSE(program.has_value());
+    EXPECT_EQ(program.error().code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(program.error().message(), AllOf(HasSubstr("model \"" + spec.name + "\""), HasSubstr(reason)));
+  }
+
+  test::TempDir dir_;
+  std::vector<std::string> stages_;
+};
+
+TEST_F(TorchScriptProgramTest, LoadsAndReportsEveryStep) {
+  const Loaded program = Load(MakeLinear());
+  ASSERT_TRUE(program.has_value()) << program.error().ToString();
+  EXPECT_EQ((*program)->buckets().size(), 3u);
+  EXPECT_EQ(stages_, (std::vector<std::string>{"load", "freeze", "optimise"}));
+}
+
+TEST_F(TorchScriptProgramTest, ReportsWhatForwardThrows) {
+  const Loaded program = Load(MakeLinear());
+  ASSERT_TRUE(program.has_value()) << program.error().ToString();
+  const auto outputs = (*program)->Forward(0, {at::ones({1, 5})});
+  ASSERT_FALSE(outputs.has_value());
+  EXPECT_EQ(outputs.error().code(), StatusCode::kWorkerFailed);
+}
+
+TEST_F(TorchScriptProgramTest, NamesAMissingFile) {
+  ModelSpec spec = MakeLinear();
+  std::filesystem::remove(spec.file);
+  const Loaded program = Load(spec);
+  ASSERT_FALSE(program.has_value());
+  EXPECT_EQ(program.error().code(), StatusCode::kNotFound);
+  EXPECT_THAT(program.error().message(), AllOf(HasSubstr("linear.pt"), HasSubstr("linear.toml")));
+}
+
+TEST_F(TorchScriptProgramTest, RefusesFilesThatAreNoModel) {
+  const ModelSpec spec = MakeLinear();
+  const auto bytes = std::filesystem::file_size(spec.file);
+  for (const auto size : {bytes - 1, bytes / 2, bytes / 10}) {
+    std::filesystem::resize_file(spec.file, size);
+    ExpectRefused(spec, "not a usable TorchScript file");
+  }
+  std::ofstream(spec.file, std::ios::trunc) << "This is not a zip archive.";
+  ExpectRefused(spec, "not a usable TorchScript file");
+  std::ofstream(spec.file, std::ios::trunc).flush();
+  ExpectRefused(spec, "not a usable TorchScript file");
+}
+
+TEST_F(TorchScriptProgramTest, AFlippedByteIsRefusedOrHarmless) {
+  const ModelSpec spec = MakeLinear();
+  std::string original(std::filesystem::file_size(spec.file), '\0');
+  std::ifstream(spec.file, std::ios::binary).read(original.data(), static_cast<std::streamsize>(original.size()));
+  size_t refused = 0;
+  for (size_t at = 0; at < original.size(); at += original.size() / 40 + 1) {
+    std::string damaged = original;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x5a);
+    std::ofstream(spec.file, std::ios::binary | std::ios::trunc) << damaged;
+    const Loaded program = Load(spec);  // returns, with a model or with an error: no crash
+    refused += program.has_value() ? 0 : 1;
+  }
+  EXPECT_GT(refused, 0u);
+}
+
+TEST_F(TorchScriptProgramTest, RefusesOutputsThatContradictTheToml) {
+  ModelSpec spec = MakeLinear();
+  spec.outputs = {FloatTensor("y", {kBatchDim, 9})};
+  ExpectRefused(spec, "output \"y\" at batch 1 is Float [1, 8], its TOML declares Float [1, 9]");
+  spec.outputs = {{"y", DType::kFloat64, {kBatchDim, 8}, {}, 0}};
+  ExpectRefused(spec, "its TOML declares Double [1, 8]");
+  spec.outputs = {FloatTensor("y", {kBatchDim, 8}), FloatTensor("z", {kBatchDim, 8})};
+  ExpectRefused(spec, "the model returns 1 outputs, its TOML declares 2");
+}
+
+TEST_F(TorchScriptProgramTest, RefusesInputsThatContradictTheToml) {
+  ModelSpec spec = MakeLinear();
+  spec.inputs.push_back(FloatTensor("second", {kBatchDim, 6}));
+  ExpectRefused(spec, "forward() takes 1 inputs");
+  spec.inputs = {FloatTensor("x", {kBatchDim, 5})};
+  ExpectRefused(spec, "at batch 1: forward() failed");
+}
+
+TEST_F(TorchScriptProgramTest, RefusesAnOutputOfTheWrongShapeInTheLargestBucketOnly) {
+  ModelSpec spec = test::SaveModel(dir_, "clipped", R"(
+def forward(self, x):
+    return torch.relu(x[:2])
+)");
+  spec.inputs = {FloatTensor("x", {kBatchDim, 6})};
+  spec.outputs = {FloatTensor("y", {kBatchDim, 6})};
+  ExpectRefused(spec, "at batch 4 is Float [2, 6]");
+}
+
+TEST_F(TorchScriptProgramTest, RefusesAFrozenGraphOutsideTheTolerance) {
+  // Freezing folds the batch norm into the convolution, which changes the last bits.
+  const std::string forward = R"(
+def forward(self, x):
+    y = torch.conv2d(x, self.weight)
+    return torch.batch_norm(y, self.scale, self.shift, self.mean, self.variance, False, 0.1, 1e-05, False)
+)";
+  torch::jit::Module module =
+      test::MakeModule("def unused(self, x):\n    return x\n",
+                       {{"weight", {8, 3, 3, 3}}, {"scale", {8}}, {"shift", {8}}, {"mean", {8}}});
+  module.register_buffer("variance", at::full({8}, 0.3));
+  module.define(forward);
+  ModelSpec spec = test::SaveModule(dir_, "batch-norm", module);
+  spec.inputs = {FloatTensor("x", {kBatchDim, 3, 8, 8})};
+  spec.outputs = {FloatTensor("y", {kBatchDim, 8, 6, 6})};
+  EXPECT_TRUE(Load(spec).has_value());
+  spec.tolerance = 0;
+  ExpectRefused(spec, "freezing the module changed the model: output \"y\" at batch 1 differs from the reference by ");
+}
+
+TEST_F(TorchScriptProgramTest, ServesTheFrozenGraphExactlyWhenOptimisingItFailsTheCheck) {
+  // Freezing leaves a lone convolution as it is; oneDNN's blocked layout sums in another order, on most processors.
+  ModelSpec spec = test::SaveModel(dir_, "convolution",
+                                   R"(
+def forward(self, x):
+    return torch.relu(torch.conv2d(torch.relu(torch.conv2d(x, self.first)), self.second))
+)",
+                                   {{"first", {32, 3, 3, 3}}, {"second", {32, 32, 3, 3}}});
+  spec.inputs = {FloatTensor("x", {kBatchDim, 3, 16, 16})};
+  spec.outputs = {FloatTensor("y", {kBatchDim, 32, 12, 12})};
+  spec.tolerance = 0;
+  const Loaded program = Load(spec);
+  ASSERT_TRUE(program.has_value()) << program.error().ToString();
+  const auto nodes = (*program)->graph()->nodes();
+  const bool optimised = std::any_of(nodes.begin(), nodes.end(), [](const torch::jit::Node* node) {
+    return std::string_view(node->kind().toQualString()) == "prim::mkldnn_convolution";
+  });
+  if (optimised) {
+    EXPECT_THAT(stages_, ::testing::ElementsAre("load", "freeze", "optimise")) << "nothing to warn of: the same bits";
+  } else {
+    EXPECT_THAT(stages_, ::testing::Contains(AllOf(HasSubstr("warning: serving the frozen module"),
+                                                   HasSubstr("optimize_for_inference changed the model"))));
+  }
+}
+
+TEST_F(TorchScriptProgramTest, RefusesAModelThatKeepsState) {
+  torch::jit::Module module = test::MakeModule("def unused(self, x):\n    return x\n");
+  module.register_attribute("calls", c10::IntType::get(), int64_t{0});
+  module.define(R"(
+def forward(self, x):
+    self.calls = self.calls + 1
+    return x * float(self.calls)
+)");
+  ModelSpec spec = test::SaveModule(dir_, "counter", module);
+  spec.inputs = spec.outputs = {FloatTensor("x", {kBatchDim, 6})};
+  ExpectRefused(spec, "forward() changes attributes");
+}
+
+TEST_F(TorchScriptProgramTest, RefusesABufferThatIsUpdatedInPlace) {
+  ModelSpec spec = test::SaveModel(dir_, "running-mean",
+                                   R"(
+def forward(self, x):
+    self.mean.add_(torch.mean(x, 0) * 0.1)
+    return x - self.mean
+)",
+                                   {{"mean", {6}}});
+  spec.inputs = spec.outputs = {FloatTensor("x", {kBatchDim, 6})};
+  ExpectRefused(spec, "forward() changes attributes");
+}
+
+class EveryProgramTest : public ::testing::TestWithParam<test::TestModel> {};
+
+TEST_P(EveryProgramTest, ForwardAgreesWithTheReference) {
+  const test::TempDir dir;
+  const ModelSpec spec = GetParam().make(dir);
+  const Loaded program = TorchScriptProgram::Load(spec, at::kCPU, {});
+  ASSERT_TRUE(program.has_value()) << program.error().ToString();
+  for (uint32_t bucket = 0; bucket < spec.bucket_count(); ++bucket) {
+    const BucketPlan& plan = (*program)->buckets()[bucket];
+    const std::vector<at::Tensor> inputs = MakeSampleInputs(spec, bucket, 5);
+    const auto expected = (*program)->Reference(bucket, inputs);
+    ASSERT_TRUE(expected.has_value()) << expected.error().ToString();
+    std::vector<at::Tensor> copies;  // for models that write to their inputs
+    for (const at::Tensor& input : inputs) copies.push_back(input.clone());
+    const auto outputs = (*program)->Forward(bucket, copies);
+    ASSERT_TRUE(outputs.has_value()) << outputs.error().ToString();
+    ASSERT_TRUE(CheckOutputs(plan, *outputs).ok());
+    const Result<double> difference = CompareOutputs(plan, *expected, *outputs, 1e-5);
+    EXPECT_TRUE(difference.has_value()) << difference.error().ToString();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EveryProgramTest, ::testing::ValuesIn(test::AllModels()),
+                         [](const auto& param) { return std::string(param.param.name); });
+
+}  // namespace
+}  // namespace abacus
