@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The one command of Abacus: sets up what is missing, builds, serves, shows and tests. `./mps.sh help` lists everything.
 # The pieces are in scripts/: common.sh (messages), setup.sh (packages, Python, build, models), serve.sh (controller and
-# CUDA MPS daemon), predict.sh (profile, train and trace), demo.sh (demo and test).
+# CUDA MPS daemons), predict.sh (profile, train and trace), demo.sh (demo and test).
 set -euo pipefail
 
 ABACUS_ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -82,11 +82,14 @@ main() {
     export)
       ensure_packages "${APT_PACKAGES[@]}"
       ensure_python
-      exec "$PYTHON" "$ABACUS_ROOT/models/export.py" "$@"
+      # The user's PYTHONPATH comes last: modules of their own are found there, but none takes the place of ours.
+      exec "$PYTHON" -P -c 'import runpy, sys
+sys.path += filter(None, sys.argv.pop(1).split(":"))
+runpy.run_path(sys.argv.pop(1), run_name="__main__")' "$USER_PYTHONPATH" "$ABACUS_ROOT/models/export.py" "$@"
       ;;
     setup)
       no_arguments setup "$@"
-      setup_all "${PROGRAMS[@]}"
+      setup_all "${PROGRAMS[@]}" abacus-fake-worker abacus-profile
       read_config "$ABACUS_ROOT/configs/default.toml"
       ensure_models "$CONFIG_DEVICE" "${CONFIG_MODELS[@]}"
       say "ready: ./mps.sh demo, or ./mps.sh start"

@@ -3,11 +3,21 @@
 # shellcheck disable=SC2034  # the variables are for the scripts that source this one
 set -euo pipefail
 
+# Who has no HOME (a service, a bare container) gets the one of the password database, where bash looks for ~ then.
+if [[ -z ${HOME:-} ]]; then
+  unset HOME
+  HOME=~
+  export HOME
+fi
+# Ours is the only Python that is run from here on, and packages for another one in front of its own would break it.
+USER_PYTHONPATH=${PYTHONPATH:-}
+unset PYTHONPATH PYTHONHOME
+
 BIN=$ABACUS_ROOT/build/bin
 CACHE_DIR=${ABACUS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/abacus}
 SETUP_LOG=$ABACUS_ROOT/build/setup.log
-# Clones in different folders share what ccache has compiled.
-export CCACHE_BASEDIR=$ABACUS_ROOT CCACHE_NOHASHDIR=1
+# Clones in different folders share what ccache has compiled; it caches with precompiled headers only when allowed to.
+export CCACHE_BASEDIR=$ABACUS_ROOT CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros
 
 say() { printf 'abacus: %s\n' "$*"; }
 warn() { printf 'abacus: warning: %s\n' "$*" >&2; }
@@ -76,21 +86,4 @@ logged() {
   printf -- '----\n' >&2
   hint=$(explain_log)
   die "$what failed${hint:+; $hint}"
-}
-
-# Directory of locks, sockets and logs; the rule is RunDirectory() of controller/config.h.
-run_directory() {
-  local directory
-  if [[ -n ${ABACUS_RUN_DIR:-} ]]; then
-    directory=$ABACUS_RUN_DIR
-  elif [[ -n ${XDG_RUNTIME_DIR:-} ]]; then
-    directory=$XDG_RUNTIME_DIR/abacus
-  else
-    directory=/tmp/abacus-$(id -u)
-  fi
-  [[ $directory == /* ]] || die "ABACUS_RUN_DIR must be an absolute path, not '$directory'"
-  mkdir -m 700 "$directory" 2>/dev/null || true
-  [[ -d $directory && ! -L $directory && -O $directory && -w $directory ]] ||
-    die "the run directory $directory cannot be used (missing, a link, or somebody else's): set ABACUS_RUN_DIR"
-  printf '%s' "$directory"
 }

@@ -5,7 +5,7 @@ set -euo pipefail
 # --- profile ----------------------------------------------------------------------------------------------------------
 
 profile_command() {
-  local config='' out='' smi_gpu='' options=() settings=() arguments setting pid
+  local config='' out='' smi_gpu='' options=() settings=() arguments setting service pid
   while (($# > 0)); do
     case $1 in
       --out) need_value "$@" && out=$2 && shift ;;
@@ -26,13 +26,20 @@ profile_command() {
   done
   config=$(find_file "${config:-$ABACUS_ROOT/configs/default.toml}")
   out=$(readlink -m "${out:-$ABACUS_ROOT/profiles/$(basename "$config" .toml).jsonl}")
-  setup_all "${PROGRAMS[@]}"
+  setup_all "${PROGRAMS[@]}" abacus-profile
   # A name of its own: it may run beside a controller of the same configuration.
   settings=(server.name=profile ${settings[@]+"${settings[@]}"})
   read_config "$config" "${settings[@]}"
   ((CONFIG_AUTO == 0)) || settings+=("worker.device=$CONFIG_DEVICE")
-  ensure_config_models
-  STARTED_FOLDER=$(run_directory)/$CONFIG_NAME
+  if ((${#CONFIG_GPUS[@]} > 1)); then
+    # Groups are measured on one GPU, where all models are.
+    say "measuring on GPU ${CONFIG_GPUS[0]}, the first of the configuration"
+    CONFIG_GPUS=("${CONFIG_GPUS[0]}")
+    settings+=("worker.gpu=${CONFIG_GPUS[0]}")
+    for service in "${CONFIG_SERVICES[@]}"; do settings+=("service.$service.gpu=${CONFIG_GPUS[0]}"); done
+  fi
+  ensure_device_needs
+  STARTED_FOLDER=$CONFIG_RUN_DIR/$CONFIG_NAME
   mkdir -p "$STARTED_FOLDER"
   pid=$(running_pid "$STARTED_FOLDER")
   [[ -z $pid ]] || die "'$CONFIG_NAME' is running (pid $pid): wait for it, or use --set server.name=OTHER"
@@ -43,10 +50,10 @@ profile_command() {
   # Whatever happens, a daemon that is started here does not stay.
   trap 'rm -f "$STARTED_FOLDER/controller.pid"; stop_mps "$STARTED_FOLDER"' EXIT
   trap 'exit 130' INT TERM
-  use_gpu "$STARTED_FOLDER"
+  use_gpus "$STARTED_FOLDER"
   arguments+=(${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
   # Where that names another number, it is CUDA's; nvidia-smi knows the one that is configured.
-  if ((${#GPU_ARGUMENTS[@]} > 0)) && [[ -z $smi_gpu ]]; then smi_gpu=$CONFIG_GPU; fi
+  if ((${#GPU_ARGUMENTS[@]} > 0)) && [[ -z $smi_gpu ]]; then smi_gpu=${CONFIG_GPUS[0]}; fi
   [[ -z $smi_gpu ]] || arguments+=(--nvidia-smi-gpu "$smi_gpu")
   say "profiling on $CONFIG_DEVICE into $out; Ctrl-C stops, the same command goes on"
   attend "$STARTED_FOLDER/controller.pid" "$BIN/abacus-profile" "${arguments[@]}"
@@ -54,10 +61,10 @@ profile_command() {
   exit "$ATTENDED_STATUS"
 }
 
-# Measurements beside a controller at work are wrong.
+# Measurements beside a controller at work are wrong. After read_config.
 warn_of_running() {
   local file folder
-  for file in "$(run_directory)"/*/controller.pid; do
+  for file in "$CONFIG_RUN_DIR"/*/controller.pid; do
     folder=$(dirname "$file")
     [[ -z $(running_pid "$folder") ]] ||
       warn "the controller '$(basename "$folder")' is running; queries to it would disturb the measurement"
@@ -117,7 +124,7 @@ train_command() {
 # --- trace ------------------------------------------------------------------------------------------------------------
 
 trace_command() {
-  local name=default file='' state pid folder trace wait_s=10 started=$SECONDS
+  local name=default file='' state reader pid folder trace wait_s=10 started=$SECONDS
   while (($# > 0)); do
     case $1 in
       --name) need_value "$@" && name=$2 && shift ;;
@@ -136,8 +143,9 @@ trace_command() {
   [[ ! -d $file ]] || die "cannot write $file: it is a folder"
   [[ -d ${file%/*}/ && -w ${file%/*}/ ]] || die "cannot write $file: its folder is missing or not writable"
   state=$(status_command --name "$name" --json) || exit $?
-  pid=$(sed -n 's/^  "pid": \([0-9]*\).*/\1/p' <<<"$state")
-  folder=$(run_directory)/$name
+  reader=$(find_python)
+  pid=$("$reader" -I -c 'import json, sys; print(json.load(sys.stdin)["pid"])' <<<"$state")
+  folder=$(run_dir)/$name
   trace=$folder/trace.json
   rm -f "$trace"
   kill -USR1 "$pid" || die "cannot ask the controller '$name' (pid $pid)"

@@ -1,44 +1,72 @@
 # shellcheck shell=bash
-# The life of a controller: start (with the CUDA MPS daemon where the config runs on a GPU), status, stop.
-# Sourced by mps.sh.
+# The life of a controller: start (with CUDA MPS daemons where the config runs on GPUs), status, stop. Sourced by mps.sh.
 set -euo pipefail
 #
 # RUN_DIR/NAME holds controller.log, controller.pid ("PID STARTTIME": the start time tells a recycled pid), drain_s and,
-# with MPS, mps/{pipe,log}. RUN_DIR/NAME/mps/owned exists while the daemon is one that start_command started.
+# with MPS, mps/{pipe,log}; with several GPUs mps-0, mps-1, ... instead, by place in `[worker] gpu`. `owned` in such a
+# folder says that its daemon is one that start_command started, and for which GPU (its UUID).
 
 # --- what the configuration says --------------------------------------------------------------------------------------
 
-# read_config CONFIG SETTING...: sets CONFIG_{NAME,DRAIN_S,DEVICE,AUTO,GPU,MPS,LOAD_S} and CONFIG_MODELS. DEVICE is cpu,
-# cuda or fake (or what the controller will refuse); AUTO is 1 when "auto" was resolved to it. Needs the build: "auto"
-# means a GPU only where the CUDA runtime was built.
+# The controller says where it keeps its files.
+run_dir() { "$BIN/abacus-controller" --run-dir; }
+
+# read_config CONFIG SETTING...: sets CONFIG_{RUN_DIR,NAME,DRAIN_S,DEVICE,AUTO,MPS,LOAD_S} and CONFIG_{GPUS,SERVICES,
+# MODELS}, the latter as names of the store's. DEVICE is cpu, cuda or fake; AUTO is 1 when "auto" was resolved to it.
+# Needs the build: the controller reads the file, and "auto" means a GPU only where the CUDA runtime was built. Returns
+# the controller's exit code when it does not accept the file, after its message; models may be missing or outdated.
 read_config() {
-  local config=$1 line
+  local config=$1 json line setting arguments
   shift
-  CONFIG_NAME=default CONFIG_DRAIN_S=10 CONFIG_DEVICE=unknown CONFIG_AUTO=0 CONFIG_GPU=0 CONFIG_MPS=true CONFIG_LOAD_S=300
-  CONFIG_MODELS=()
   [[ -f $config ]] || die "there is no configuration $config"
+  arguments=(--config "$config" --check --json --skip-models)
+  for setting in "$@"; do arguments+=(--set "$setting"); done
+  json=$("$BIN/abacus-controller" "${arguments[@]}") || return
+  CONFIG_AUTO=0 CONFIG_GPUS=() CONFIG_SERVICES=() CONFIG_MODELS=()
   while IFS= read -r line; do
     case $line in
+      run_dir=*) CONFIG_RUN_DIR=${line#*=} ;;
       name=*) CONFIG_NAME=${line#*=} ;;
-      drain_timeout_ms=*) CONFIG_DRAIN_S=$((${line#*=} / 1000)) ;;
+      drain_s=*) CONFIG_DRAIN_S=${line#*=} ;;
       device=*) CONFIG_DEVICE=${line#*=} ;;
-      gpu=*) CONFIG_GPU=${line#*=} ;;
       mps=*) CONFIG_MPS=${line#*=} ;;
-      load_timeout_s=*) CONFIG_LOAD_S=${line#*=} ;;
+      load_s=*) CONFIG_LOAD_S=${line#*=} ;;
+      gpu=*) CONFIG_GPUS+=("${line#*=}") ;;
+      service=*) CONFIG_SERVICES+=("${line#*=}") ;;
       model=*) CONFIG_MODELS+=("${line#*=}") ;;
     esac
-  done < <("$PYTHON" "$ABACUS_ROOT/scripts/config_info.py" "$ABACUS_ROOT" "$config" "$@")
+  done < <("$PYTHON" -I - "$json" "$ABACUS_ROOT/models/store" <<'END'
+import json, pathlib, sys
+config, store = json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve()
+server, worker = config["server"], config["worker"]
+print("run_dir=" + config["run_dir"])
+print("name=" + server["name"])
+print("drain_s=%d" % (server["drain_timeout_ms"] // 1000))
+print("device=" + worker["device"])
+print("mps=" + str(worker["mps"]).lower())
+print("load_s=%d" % worker["load_timeout_s"])
+for gpu in worker["gpu"]:
+    print("gpu=" + gpu)
+for service in config["service"]:
+    print("service=" + service["name"])
+    model = pathlib.Path(service["model"]).resolve()
+    if model.parent == store and model.suffix == ".toml":
+        print("model=" + model.stem)
+END
+  )
   if [[ $CONFIG_DEVICE == auto ]]; then
     CONFIG_AUTO=1
     if [[ -e $BIN/libabacus_cuda_runtime.so ]] && has_gpu; then CONFIG_DEVICE=cuda; else CONFIG_DEVICE=cpu; fi
   fi
 }
 
-# Exports those models of the configuration that are missing. After read_config.
-ensure_config_models() {
+# What the configured device needs: exports those models that are missing, or builds the fake workers. After read_config.
+ensure_device_needs() {
   # The exporter knows a CPU and a CUDA form; other devices need no model files.
   if [[ $CONFIG_DEVICE == cpu || $CONFIG_DEVICE == cuda ]]; then
     ((${#CONFIG_MODELS[@]} == 0)) || ensure_models "$CONFIG_DEVICE" "${CONFIG_MODELS[@]}"
+  elif [[ $CONFIG_DEVICE == fake ]]; then
+    ensure_build abacus-fake-worker
   fi
 }
 
@@ -73,51 +101,84 @@ wait_gone() {
 
 # --- CUDA MPS ---------------------------------------------------------------------------------------------------------
 
-# use_gpu FOLDER: makes the configured GPU ready, with MPS where the configuration wants it; sets GPU_ARGUMENTS, for the
-# program that will run on it. Nothing to do on other devices. After read_config.
-use_gpu() {
+# use_gpus FOLDER: makes the configured GPUs ready, with MPS where the configuration wants it; sets GPU_ARGUMENTS, for the
+# program that will run on them. Nothing to do on other devices. After read_config.
+use_gpus() {
+  local lane service uuid uuids=() folders=() folder
   GPU_ARGUMENTS=()
   export CUDA_DEVICE_ORDER=PCI_BUS_ID # nvidia-smi's order, which `gpu` counts in
-  if [[ $CONFIG_DEVICE == cuda && $CONFIG_MPS == true ]]; then
-    start_mps "$1" "$CONFIG_GPU"
-    # Clients of a daemon that has one GPU see it as the first.
-    if [[ -e $1/mps/owned ]]; then GPU_ARGUMENTS=(--set worker.gpu=0); fi
-  fi
-}
-
-# start_mps FOLDER GPU: exports CUDA_MPS_PIPE_DIRECTORY and CUDA_MPS_LOG_DIRECTORY of a running daemon for this GPU: one
-# that the environment names and that answers, else a new one. Compute mode, clocks and partitions stay as they are.
-start_mps() {
-  local folder=$1/mps uuid
+  [[ $CONFIG_DEVICE == cuda && $CONFIG_MPS == true ]] || return 0
   command -v nvidia-cuda-mps-control >/dev/null ||
     die "nvidia-cuda-mps-control is missing (it comes with the NVIDIA driver); without it use --set worker.mps=false"
-  if [[ -n ${CUDA_MPS_PIPE_DIRECTORY:-} ]] && mps_answers; then
-    say "using the CUDA MPS daemon of $CUDA_MPS_PIPE_DIRECTORY"
-    return
+  if [[ -n ${CUDA_MPS_PIPE_DIRECTORY:-} ]]; then
+    if ((${#CONFIG_GPUS[@]} > 1)); then
+      warn "CUDA_MPS_PIPE_DIRECTORY is not used: with several GPUs each gets an MPS daemon of its own"
+    elif mps_answers "$CUDA_MPS_PIPE_DIRECTORY"; then
+      say "using the CUDA MPS daemon of $CUDA_MPS_PIPE_DIRECTORY"
+      stop_mps "$1"  # one that a controller left behind would be taken for this one's
+      return
+    fi
   fi
-  # The GPU by its UUID: CUDA numbers devices differently from nvidia-smi.
-  uuid=$(nvidia-smi -i "$2" --query-gpu=uuid --format=csv,noheader 2>/dev/null) || die "there is no GPU $2"
-  export CUDA_MPS_PIPE_DIRECTORY=$folder/pipe CUDA_MPS_LOG_DIRECTORY=$folder/log
+  # GPUs by their UUIDs: CUDA numbers devices differently from nvidia-smi.
+  for lane in "${!CONFIG_GPUS[@]}"; do
+    uuid=$(uuid_of "${CONFIG_GPUS[lane]}") || die "there is no GPU ${CONFIG_GPUS[lane]}"
+    [[ " ${uuids[*]} " != *" $uuid "* ]] || die "worker.gpu names the GPU $uuid twice"
+    uuids+=("$uuid")
+    folders+=("$1/mps-$lane")
+  done
+  ((${#folders[@]} > 1)) || folders=("$1/mps")
+  # Left behind by a controller with other GPUs that was not stopped in the usual way.
+  for folder in "$1"/mps "$1"/mps-*; do
+    [[ " ${folders[*]} " == *" $folder "* ]] || end_mps "$folder"
+  done
+  for lane in "${!folders[@]}"; do
+    if ! start_mps "${folders[lane]}" "${uuids[lane]}" "${CONFIG_GPUS[lane]}"; then
+      stop_mps "$1"
+      die "the CUDA MPS daemon does not start: $(tail -n 3 "${folders[lane]}/start.log")"
+    fi
+  done
+  # The controller knows where those of several GPUs are.
+  ((${#folders[@]} == 1)) || return 0
+  export CUDA_MPS_PIPE_DIRECTORY=$1/mps/pipe CUDA_MPS_LOG_DIRECTORY=$1/mps/log
+  # Clients of a daemon that has one GPU see it as the first.
+  GPU_ARGUMENTS=(--set worker.gpu=0)
+  [[ ${CONFIG_GPUS[0]} != 0 ]] || return 0
+  for service in "${CONFIG_SERVICES[@]}"; do GPU_ARGUMENTS+=(--set "service.$service.gpu=0"); done
+}
+
+uuid_of() { nvidia-smi -i "$1" --query-gpu=uuid --format=csv,noheader 2>/dev/null; }
+
+# start_mps FOLDER UUID GPU: starts a daemon for this GPU in FOLDER, unless one of ours is there. False when it does not
+# start. Compute mode, clocks and partitions stay as they are.
+start_mps() {
+  local folder=$1 uuid=$2
+  local pipe=$folder/pipe log=$folder/log
   # The daemon binds sockets in the folder; the system limits a socket's path to 107 bytes.
-  ((${#CUDA_MPS_PIPE_DIRECTORY} <= 80)) ||
-    die "the path $CUDA_MPS_PIPE_DIRECTORY is too long for CUDA MPS: set ABACUS_RUN_DIR to a shorter one"
-  mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
-  touch "$folder/owned"  # before it runs: an interruption must not leave it behind
-  if ! mps_answers; then
-    say "starting the CUDA MPS daemon for GPU $2"
-    CUDA_VISIBLE_DEVICES=$uuid nvidia-cuda-mps-control -d >"$folder/start.log" 2>&1 ||
-      die "the CUDA MPS daemon does not start: $(tail -n 3 "$folder/start.log")"
-  fi
+  ((${#pipe} <= 80)) || die "the path $pipe is too long for CUDA MPS: set ABACUS_RUN_DIR to a shorter one"
+  [[ ! -e $folder/owned || $(<"$folder/owned") == "$uuid" ]] || end_mps "$folder"
+  mkdir -p "$pipe" "$log"
+  printf '%s' "$uuid" >"$folder/owned"  # before it runs: an interruption must not leave it behind
+  mps_answers "$pipe" && return
+  say "starting the CUDA MPS daemon for GPU $3"
+  CUDA_VISIBLE_DEVICES=$uuid CUDA_MPS_PIPE_DIRECTORY=$pipe CUDA_MPS_LOG_DIRECTORY=$log \
+    nvidia-cuda-mps-control -d >"$folder/start.log" 2>&1
 }
 
+# mps_answers PIPE_DIRECTORY: whether a daemon does.
 mps_answers() {
-  [[ -S $CUDA_MPS_PIPE_DIRECTORY/control || -p $CUDA_MPS_PIPE_DIRECTORY/control ]] &&
-    timeout 10 nvidia-cuda-mps-control <<<get_server_list >/dev/null 2>&1
+  [[ -S $1/control || -p $1/control ]] &&
+    CUDA_MPS_PIPE_DIRECTORY=$1 timeout 10 nvidia-cuda-mps-control <<<get_server_list >/dev/null 2>&1
 }
 
-# stop_mps FOLDER: stops the daemon that start_mps started there, if any.
+# stop_mps FOLDER: ends all daemons that use_gpus started there.
 stop_mps() {
-  local folder=$1/mps pid=''
+  local folder
+  for folder in "$1"/mps "$1"/mps-*; do end_mps "$folder"; done
+}
+
+# end_mps MPS_FOLDER: ends its daemon, if it is one of ours.
+end_mps() {
+  local folder=$1 pid=''
   [[ -e $folder/owned ]] || return 0
   [[ -f $folder/pipe/nvidia-cuda-mps-control.pid ]] && pid=$(<"$folder/pipe/nvidia-cuda-mps-control.pid")
   CUDA_MPS_PIPE_DIRECTORY=$folder/pipe timeout 20 nvidia-cuda-mps-control <<<quit >/dev/null 2>&1 || true
@@ -156,15 +217,18 @@ start_command() {
 # start_controller CONFIG FOREGROUND SETTING...: returns once every service serves; sets STARTED_NAME, STARTED_FOLDER
 # and STARTED_ENDPOINT. Leaves nothing running when it fails.
 start_controller() {
-  local config=$1 foreground=$2 setting arguments run_dir pid
+  local config=$1 foreground=$2 setting arguments pid
   shift 2
-  read_config "$config" "$@"
+  if ! read_config "$config" "$@"; then
+    STARTED_NAME=$(basename "$config" .toml)
+    for setting in "$@"; do [[ $setting != server.name=* ]] || STARTED_NAME=${setting#*=}; done
+    die "'$STARTED_NAME' did not start: its configuration is wrong"
+  fi
   # Said explicitly, so that this script and the controller cannot come to different conclusions about "auto".
   ((CONFIG_AUTO == 0)) || set -- "$@" "worker.device=$CONFIG_DEVICE"
-  ensure_config_models
-  run_dir=$(run_directory)
+  ensure_device_needs
   STARTED_NAME=$CONFIG_NAME
-  STARTED_FOLDER=$run_dir/$CONFIG_NAME
+  STARTED_FOLDER=$CONFIG_RUN_DIR/$CONFIG_NAME
   mkdir -p "$STARTED_FOLDER"
   pid=$(running_pid "$STARTED_FOLDER")
   [[ -z $pid ]] ||
@@ -174,7 +238,7 @@ start_controller() {
   for setting in "$@"; do arguments+=(--set "$setting"); done
 
   trap 'abort_start "interrupted"' INT TERM
-  use_gpu "$STARTED_FOLDER"
+  use_gpus "$STARTED_FOLDER"
   arguments+=(${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
   printf '%s' "$CONFIG_DRAIN_S" >"$STARTED_FOLDER/drain_s"
   rm -f "$STARTED_FOLDER/controller.pid"
@@ -222,7 +286,7 @@ abort_start() {
 
 # Prints "endpoint ENDPOINT" and a line "service NAME STATE DEVICE ERROR" for each service of a running controller.
 controller_state() {
-  "$BIN/abacus-status" --name "$1" --json 2>/dev/null | "$PYTHON" -c '
+  "$BIN/abacus-status" --name "$1" --json 2>/dev/null | "$PYTHON" -I -c '
 import json, sys
 try:
     status = json.load(sys.stdin)
@@ -314,7 +378,11 @@ stop_command() {
     shift
   done
   [[ $name =~ ^[A-Za-z0-9_-]+$ ]] || usage_error "stop: '$name' is not the name of a controller"
-  folder=$(run_directory)/$name
+  if [[ ! -x $BIN/abacus-controller ]]; then
+    say "no controller '$name' is running (nothing is built yet)"
+    return
+  fi
+  folder=$(run_dir)/$name
   if [[ -z $(running_pid "$folder") ]]; then
     stop_controller "$folder" quiet
     say "no controller '$name' is running"
@@ -324,7 +392,7 @@ stop_command() {
   say "stopped '$name'"
 }
 
-# stop_controller FOLDER quiet|loud: drains and ends the controller of this folder, then its MPS daemon. The wait is the
+# stop_controller FOLDER quiet|loud: drains and ends the controller of this folder, then its MPS daemons. The wait is the
 # drain time of its configuration and 10 seconds more; then it is killed.
 stop_controller() {
   local folder=$1 pid drain_s=10

@@ -14,9 +14,9 @@ APT_PACKAGES=(
 TORCH_VERSION=2.11
 VENV_GIB=10  # disk that installing the Python environment takes; 6 stay in use
 
-# What serving and profiling need, without training, tests and benchmarks.
+# What serving needs, without profiling, training, tests and benchmarks.
 # shellcheck disable=SC2034  # used by the scripts that source this one
-PROGRAMS=(abacus-controller abacus-worker abacus-fake-worker abacus-client abacus-status abacus-profile)
+PROGRAMS=(abacus-controller abacus-worker abacus-client abacus-status)
 
 # setup_all TARGET...: everything up to these build targets.
 setup_all() {
@@ -90,59 +90,96 @@ Run this as root, then run the same command again:
 
 # --- Python -----------------------------------------------------------------------------------------------------------
 
-# Prints the first Python of version 3.11 or later.
-find_python() {
-  local candidate
-  for candidate in python3 /usr/bin/python3; do
-    if command -v "$candidate" >/dev/null &&
-      "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      command -v "$candidate"
-      return
-    fi
+# Prints "ABI TORCH PYTHON" for each Python (3.11 or later) that an environment can stand on; TORCH is the PyTorch that
+# it brings, "-" without. The distribution's comes first: what `python3` is depends on who asks.
+usable_pythons() {
+  local python
+  for python in "$SYSTEM_PYTHON" python3; do
+    command -v "$python" >/dev/null || continue
+    # -P, which older ones do not know: nothing from the current folder. From the package's metadata: importing PyTorch
+    # takes seconds.
+    "$python" -P - "$TORCH_VERSION" 2>/dev/null <<'END' || true
+import importlib.metadata as metadata, sys, sysconfig, venv
+try:
+    torch = metadata.version("torch")
+except metadata.PackageNotFoundError:
+    torch = ""
+if not torch.startswith(sys.argv[1] + "."):
+    torch = "-"
+    import ensurepip
+print(sysconfig.get_config_var("SOABI"), torch, sys.executable)
+END
   done
-  die "no Python 3.11 or later with the venv module was found"
+}
+SYSTEM_PYTHON=/usr/bin/python3
+
+# Prints a Python for what needs no packages.
+find_python() {
+  local abi torch python
+  read -r abi torch python < <(usable_pythons) || die "no Python 3.11 or later with the venv module was found"
+  printf '%s' "$python"
+}
+
+# venv_of ABI TORCH: the environment's folder. Its name follows from what is installed there, not from who asked for it.
+venv_of() {
+  local key
+  key=$({ cat "$ABACUS_ROOT/requirements.txt" && printf '%s %s\n' "$1" "$2"; } | sha256sum | cut -c1-12)
+  printf '%s/venv-%s' "$CACHE_DIR" "$key"
+}
+
+# What it stands on (a Python, perhaps with PyTorch) may have been removed meanwhile.
+venv_complete() {
+  [[ -x $1/bin/python && -s $1/.complete && -d $(<"$1/.complete") ]]
 }
 
 # Sets PYTHON (of the environment that has every pinned package) and TORCH_CMAKE (the CMake prefix of its PyTorch).
 # The environment lies outside the clone, is shared by all clones and counts as done once it holds `.complete`.
 ensure_python() {
-  local base system_torch key venv
-  base=$(find_python)
-  # From the package's metadata: importing PyTorch takes seconds.
-  system_torch=$("$base" - "$TORCH_VERSION" <<'END'
-import importlib.metadata as metadata, sys
-try:
-    version = metadata.version("torch")
-    print(version if version.startswith(sys.argv[1] + ".") else "")
-except metadata.PackageNotFoundError:
-    print("")
-END
-  )
-  key=$({
-    cat "$ABACUS_ROOT/requirements.txt"
-    "$base" -VV
-    printf '%s %s\n' "$(readlink -f "$base")" "$system_torch"
-  } | sha256sum | cut -c1-12)
-  venv=$CACHE_DIR/venv-$key
-  PYTHON=$venv/bin/python
-  if [[ ! -e $venv/.complete ]]; then
-    mkdir -p "$CACHE_DIR" || die "cannot create $CACHE_DIR: set ABACUS_CACHE_DIR to a folder that can be written"
-    exec {venv_lock}>"$venv.lock"
-    if ! flock -n "$venv_lock"; then
-      say "waiting for another set-up that prepares the Python environment"
-      flock "$venv_lock"
+  local abi torch python candidate candidates venv base='' system_torch=-
+  mapfile -t candidates < <(usable_pythons)
+  ((${#candidates[@]} > 0)) || die "no Python 3.11 or later with the venv module was found"
+  # One that is there is taken, whatever it stands on: a second one is 3 GB for nothing.
+  for candidate in "${candidates[@]}"; do
+    read -r abi torch python <<<"$candidate"
+    for venv in "$(venv_of "$abi" -)" "$(venv_of "$abi" "$torch")"; do
+      if venv_complete "$venv"; then
+        use_venv "$venv"
+        return
+      fi
+    done
+  done
+  for candidate in "${candidates[@]}"; do
+    read -r abi torch python <<<"$candidate"
+    if [[ $torch != - ]] && "$python" -P -c 'import torch' >/dev/null 2>&1; then
+      base=$python system_torch=$torch
+      break
     fi
-    [[ -e $venv/.complete ]] || make_venv "$base" "$venv" "$system_torch"
-    flock -u "$venv_lock"  # closing is not enough while a child still holds the file
-    exec {venv_lock}>&-
+  done
+  if [[ -z $base ]]; then read -r abi torch base <<<"${candidates[0]}"; fi
+  venv=$(venv_of "$abi" "$system_torch")
+  mkdir -p "$CACHE_DIR" || die "cannot create $CACHE_DIR: set ABACUS_CACHE_DIR to a folder that can be written"
+  exec {venv_lock}>"$venv.lock"
+  if ! flock -n "$venv_lock"; then
+    say "waiting for another set-up that prepares the Python environment"
+    flock "$venv_lock"
   fi
-  TORCH_CMAKE=$(cat "$venv/.complete")
+  venv_complete "$venv" || make_venv "$base" "$venv" "$system_torch"
+  flock -u "$venv_lock"  # closing is not enough while a child still holds the file
+  exec {venv_lock}>&-
+  use_venv "$venv"
 }
 
+use_venv() {
+  PYTHON=$1/bin/python
+  TORCH_CMAKE=$(<"$1/.complete")
+}
+
+# make_venv BASE VENV SYSTEM_TORCH: SYSTEM_TORCH is the version of the PyTorch that BASE brings and that is to be used, or
+# "-" to install one.
 make_venv() {
   local base=$1 venv=$2 system_torch=$3
   rm -rf "$venv"
-  if [[ -n $system_torch ]] && "$base" -c 'import torch' >/dev/null 2>&1; then
+  if [[ $system_torch != - ]]; then
     make_venv_over_system "$base" "$venv" "$system_torch"
   else
     local free_gib
@@ -150,8 +187,8 @@ make_venv() {
     ((free_gib >= VENV_GIB)) || die "installing PyTorch takes $VENV_GIB GiB but $CACHE_DIR has only $free_gib GiB free;" \
       "free some space, or point ABACUS_CACHE_DIR to a larger disk"
     say "installing PyTorch $TORCH_VERSION and the Python packages into $venv (about 3 GB to fetch, once; minutes)"
-    logged "creating the Python environment" "$base" -m venv "$venv"
-    logged "installing Python packages" "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
+    logged "creating the Python environment" "$base" -I -m venv "$venv"
+    logged "installing Python packages" "$venv/bin/python" -I -m pip install --no-input --disable-pip-version-check \
       -r "$ABACUS_ROOT/requirements.txt"
   fi
   torch_cmake_of "$venv/bin/python" >"$venv/.complete.part" || die "PyTorch was installed but cannot be found in $venv"
@@ -162,12 +199,12 @@ make_venv() {
 make_venv_over_system() {
   local base=$1 venv=$2 system_torch=$3 missing
   say "using the installed PyTorch $system_torch; preparing $venv"
-  LOGGED_MAY_FAIL=1 logged "creating the Python environment" "$base" -m venv "$venv" ||
-    logged "creating the Python environment" "$base" -m venv --without-pip --clear "$venv"
+  LOGGED_MAY_FAIL=1 logged "creating the Python environment" "$base" -I -m venv "$venv" ||
+    logged "creating the Python environment" "$base" -I -m venv --without-pip --clear "$venv"
   # Not --system-site-packages: that would pass over a base that is a virtual environment itself.
-  "$base" -c 'import sys; print("\n".join(path for path in sys.path if path.endswith("-packages")))' \
-    >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/abacus-base.pth"
-  mapfile -t missing < <("$venv/bin/python" - "$ABACUS_ROOT/requirements.txt" <<'END'
+  "$base" -P -c 'import sys; print("\n".join(path for path in sys.path if path.endswith("-packages")))' \
+    >"$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/abacus-base.pth"
+  mapfile -t missing < <("$venv/bin/python" -I - "$ABACUS_ROOT/requirements.txt" <<'END'
 import importlib.metadata as metadata, sys
 for line in open(sys.argv[1], encoding="utf-8"):
     requirement = line.split("#")[0].strip()
@@ -180,13 +217,14 @@ END
   )
   ((${#missing[@]} > 0)) || return 0
   say "installing Python packages: ${missing[*]}"
-  logged "installing Python packages" "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
+  logged "installing Python packages" "$venv/bin/python" -I -m pip install --no-input --disable-pip-version-check \
     "${missing[@]}"
 }
 
 # Prints the CMake prefix of a Python's PyTorch.
 torch_cmake_of() {
-  "$1" -c 'import importlib.util as u, os; print(os.path.join(os.path.dirname(u.find_spec("torch").origin), "share", "cmake"))'
+  "$1" -I -c \
+    'import importlib.util as u, os; print(os.path.join(os.path.dirname(u.find_spec("torch").origin), "share", "cmake"))'
 }
 
 # --- build ------------------------------------------------------------------------------------------------------------
@@ -232,7 +270,7 @@ ensure_build() {
     printf '%s' "$key" >build/.configured
   fi
   if ! ninja -C build -n "$@" 2>/dev/null | grep -q 'no work to do'; then
-    say "compiling (the first time about 10 minutes on 2 cores)"
+    say "compiling (the first time about 3 minutes on 2 cores, 6 with the tests)"
     logged "compiling" cmake --build build -j "$(build_jobs)" --target "$@"
     say "compiled in $(duration $((SECONDS - started)))"
   fi

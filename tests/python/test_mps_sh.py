@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,17 @@ def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     mps("stop", "--name", unique)
 
 
-def mps(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def mps(
+    *arguments: str, timeout_s: float = 120, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [ROOT / "mps.sh", *arguments], cwd="/", capture_output=True, text=True, timeout=timeout_s, check=False
+        [ROOT / "mps.sh", *arguments],
+        cwd="/",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
 
 
@@ -107,6 +116,63 @@ def test_start_status_stop(name: str) -> None:
     assert f"stopped '{name}'" in stopped.stdout
     assert mps("status", "--name", name).returncode == 3
     assert is_gone(state["pid"])
+
+
+def test_the_environment_of_the_caller_breaks_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong one')\n")
+    environment = {key: value for key, value in os.environ.items() if key != "HOME"}
+    environment |= {"PYTHONPATH": str(tmp_path), "PYTHONHOME": "/nonexistent"}
+    # The packages that run this test, wherever the password database says that home is.
+    environment.setdefault("ABACUS_CACHE_DIR", str(Path(sys.prefix).parent))
+    started = mps(*START, "--name", name, environment=environment)
+    assert started.returncode == 0, started.stdout + started.stderr
+    target = tmp_path / "trace.json"
+    assert mps("trace", str(target), "--name", name, environment=environment).returncode == 0
+    assert target.exists()
+    assert mps("stop", "--name", name, environment=environment).returncode == 0
+
+    # What PYTHONPATH is for still works: a module of the user's own.
+    (tmp_path / "elsewhere.py").write_text("import torch\n\n\ndef make():\n    return torch.nn.Linear(4, 2)\n")
+    export = ("export", "--module", "elsewhere:make", "--name", "own", "--input", "x:float32:batch,4", "--batch", "1,2")
+    exported = mps(*export, "--out", str(tmp_path / "store"), environment=environment)
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    assert (tmp_path / "store" / "own.toml").exists()
+
+
+def controller(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = ROOT / "build" / "bin" / "abacus-controller"
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_controller_shows_its_configuration(name: str, tmp_path: Path) -> None:
+    check = ("--config", str(ROOT / "configs" / "fake.toml"), "--check", "--json")
+    shown = controller(*check, "--set", f"server.name={name}", "--set", "worker.round_timeout_ms=1.5")
+    assert shown.returncode == 0, shown.stderr
+    config = json.loads(shown.stdout)
+    assert config["server"]["name"] == name
+    assert config["server"]["drain_timeout_ms"] == 10000
+    assert config["worker"]["round_timeout_ms"] == 1.5
+    assert config["worker"]["gpu"] == ["0"]
+    assert config["run_dir"] == str(tmp_path / "run")
+    assert controller("--run-dir").stdout == f"{tmp_path}/run\n"
+    image, text = config["service"]
+    assert image == {
+        "name": "fake-image",
+        "model": str(ROOT / "configs" / "fake" / "fake-image.toml"),
+        "qos_ms": 50,
+        "queue_limit": 1024,
+        "gpu": "0",
+    }
+    assert text["name"] == "fake-text"
+
+    missing = ("--set", "service.fake-text.model=/nowhere.toml")
+    refused = controller(*check, *missing)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "/nowhere.toml: no such file" in refused.stderr
+    skipped = controller(*check, *missing, "--skip-models")
+    assert json.loads(skipped.stdout)["service"][1]["model"] == "/nowhere.toml"
+    for wrong in (("--json",), ("--check", "--no-such-option"), ("--config", "x", "--skip-models")):
+        assert controller(*wrong).returncode == 2
 
 
 def test_a_stuck_controller_is_killed(name: str) -> None:
