@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from . import sampling
+from .outputs import Flattened, named_outputs
 from .recipe import Built
 from .spec import (
     BATCH,
@@ -29,6 +29,7 @@ from .spec import (
     made_by_of,
     to_toml,
 )
+from .tracing import trace
 
 # Largest accepted |optimised - plain| / max|plain|, by the type that the module computes in.
 TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -103,6 +104,7 @@ class _Runner:
         self.built = built
         self.device = device
         self.seed = seed
+        self.of_sizes: list[str] = []  # places where the trace took a size for a constant
 
     def tolerance(self, batches: tuple[int, ...], sequences: tuple[int, ...]) -> float:
         """What an optimised form may differ by: the usual for the dtype, or more where the model itself rounds more.
@@ -126,12 +128,12 @@ class _Runner:
         dtypes += [getattr(torch, tensor.dtype) for tensor in self.built.inputs]
         return max((TOLERANCE.get(dtype, DEFAULT_TOLERANCE) for dtype in dtypes), default=DEFAULT_TOLERANCE)
 
-    def inputs(self, batch: int, sequence: int, salt: int = 0) -> list[torch.Tensor]:
-        return sampling.random_inputs(self.built.inputs, batch, sequence, self.device, self.seed + salt)
+    def inputs(self, batch: int, sequence: int, salt: int = 0, scale: str = sampling.NORMAL) -> list[torch.Tensor]:
+        return sampling.random_inputs(self.built.inputs, batch, sequence, self.device, self.seed + salt, scale)
 
     def run(self, module: nn.Module, inputs: list[torch.Tensor], what: str) -> dict[str, torch.Tensor]:
         try:
-            return _named_outputs(module(*inputs))
+            return named_outputs(module(*inputs))
         except ExportError:
             raise
         except Exception as error:
@@ -175,32 +177,44 @@ class _Runner:
         # Not at size one: operations on a dimension of one trace differently from the general case.
         batch = _traced_size(batches)
         sequence = _traced_size(sequences) if sequences else 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the tracer; verify() finds out whether they mattered
-            try:
-                return torch.jit.trace(_Flattened(module), tuple(self.inputs(batch, sequence)), check_trace=False)
-            except Exception as error:
-                raise ExportError(
-                    f"cannot be traced ({last_line(error)}); try --script, or pass a TorchScript file"
-                ) from error
+        traced = trace(Flattened(module), self.inputs(batch, sequence))
+        self.of_sizes = traced.of_sizes
+        return traced.script
 
     def verify(self, script: nn.Module, spec: ModelSpec, progress: Progress) -> None:
-        """Compares the saved file with the module at the corners of the buckets, and looks at padding."""
+        """Compares the saved file with the module at the corners of the buckets, and looks at padding.
+
+        Where the trace took sizes for constants every bucket counts: no other size ever reaches the model.
+        """
         sequences = spec.sequence or (0,)
         corners = {(b, s) for b in (spec.batch[0], spec.batch[-1]) for s in (sequences[0], sequences[-1])}
-        for salt, (batch, sequence) in enumerate(sorted(corners), start=2):
-            inputs = self.inputs(batch, sequence, salt)
-            plain = self.run(self.built.module, inputs, "module").values()
-            saved = self.run(script, inputs, "saved TorchScript").values()
-            for tensor, a, b in zip(spec.outputs, plain, saved, strict=True):
-                if a.shape != b.shape or _relative_error(a, b) > spec.tolerance:
-                    where = f"at batch {batch}" + (f", sequence {sequence}" if sequence else "")
-                    raise ExportError(
-                        f"output {tensor.name!r} of the TorchScript differs from the module's {where}: the trace holds "
-                        "for some sizes or values only; use --script, or keep such choices out of forward()"
-                    )
+        buckets = {(b, s) for b in spec.batch for s in sequences} if self.of_sizes else corners
+        for salt, (batch, sequence) in enumerate(sorted(buckets), start=2):
+            for scale in sampling.scales(spec.inputs) if (batch, sequence) in corners else (sampling.NORMAL,):
+                self._compare(script, spec, batch, sequence, salt, scale)
         if len(spec.sequence) > 1:
             self._look_at_padding(script, spec, progress)
+
+    def _compare(
+        self, script: nn.Module, spec: ModelSpec, batch: int, sequence: int, salt: int, scale: str
+    ) -> None:
+        inputs = self.inputs(batch, sequence, salt, scale)
+        try:
+            plain = self.run(self.built.module, inputs, "module").values()
+        except ExportError:
+            if scale == sampling.NORMAL:
+                raise
+            return  # values that the model is not made for
+        saved = self.run(script, inputs, "saved TorchScript").values()
+        for tensor, a, b in zip(spec.outputs, plain, saved, strict=True):
+            if a.shape != b.shape or _relative_error(a, b) > spec.tolerance:
+                where = f"at batch {batch}" + (f", sequence {sequence}" if sequence else "")
+                where += "" if scale == sampling.NORMAL else f", inputs {scale}"
+                hint = f" (a size became a constant at {', '.join(self.of_sizes[:3])})" if self.of_sizes else ""
+                raise ExportError(
+                    f"output {tensor.name!r} of the TorchScript differs from the module's {where}: the trace holds "
+                    f"for some sizes or values only{hint}; use --script, or keep such choices out of forward()"
+                )
 
     def _look_at_padding(self, script: nn.Module, spec: ModelSpec, progress: Progress) -> None:
         batch, short, long = spec.batch[0], spec.sequence[0], spec.sequence[-1]
@@ -215,30 +229,6 @@ class _Runner:
                     f"warning: padding changes output {tensor.name!r} (relative error {error:.1e}): a query shorter "
                     "than its bucket gets another result; give the model a mask input, or a pad value that it ignores"
                 )
-
-
-class _Flattened(nn.Module):
-    """Returns a tensor or a tuple of tensors, which is all that a trace needs to know of dicts and dataclasses."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        outputs = tuple(_named_outputs(self.module(*inputs)).values())
-        return outputs[0] if len(outputs) == 1 else outputs
-
-
-def _named_outputs(result: object) -> dict[str, torch.Tensor]:
-    if isinstance(result, torch.Tensor):
-        return {"output": result}
-    if hasattr(result, "_asdict"):
-        result = result._asdict()
-    if isinstance(result, (tuple, list)):
-        result = {f"output{i}": item for i, item in enumerate(result)}
-    if not isinstance(result, dict) or not all(isinstance(item, torch.Tensor) for item in result.values()):
-        raise ExportError("forward() must return a tensor, or a tuple, list or dict of tensors")
-    return result
 
 
 def _symbolic_shape(
@@ -290,4 +280,10 @@ def _relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
     if not expected.is_floating_point():
         return 0.0 if torch.equal(expected, actual) else float("inf")
     expected, actual = expected.double(), actual.double()
+    finite = expected.isfinite()
+    if not torch.equal(finite, actual.isfinite()):
+        return float("inf")
+    expected, actual = expected[finite], actual[finite]
+    if expected.numel() == 0:
+        return 0.0
     return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()

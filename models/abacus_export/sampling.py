@@ -1,24 +1,43 @@
-"""Inputs to run a module on: random within the declared ranges, and padded along the sequence."""
+"""Inputs to run a module on: random within the declared ranges, at several scales, and padded along the sequence."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
 from .spec import SEQUENCE, TensorSpec
 
 
+NORMAL = "N(0, 1)"
+# What float inputs hold: clamps, branches and memories may show at one scale only.
+_SCALES: dict[str, Callable[[list[int], torch.Generator], torch.Tensor]] = {
+    NORMAL: lambda shape, generator: torch.randn(shape, generator=generator),
+    "0..1": lambda shape, generator: torch.rand(shape, generator=generator),
+    "pixels 0..255": lambda shape, generator: torch.rand(shape, generator=generator) * 255,
+    "1000 N(0, 1)": lambda shape, generator: torch.randn(shape, generator=generator) * 1000,
+}
+
+
+def scales(specs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
+    """The scales that make a difference to these inputs, NORMAL first."""
+    return (NORMAL,) if all(spec.is_integer for spec in specs) else tuple(_SCALES)
+
+
 def random_inputs(
-    specs: tuple[TensorSpec, ...], batch: int, sequence: int, device: torch.device, seed: int
+    specs: tuple[TensorSpec, ...], batch: int, sequence: int, device: torch.device, seed: int, scale: str = NORMAL
 ) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [_random_tensor(spec, batch, sequence, generator).to(device) for spec in specs]
+    return [_random_tensor(spec, batch, sequence, generator, scale).to(device) for spec in specs]
 
 
-def _random_tensor(spec: TensorSpec, batch: int, sequence: int, generator: torch.Generator) -> torch.Tensor:
+def _random_tensor(
+    spec: TensorSpec, batch: int, sequence: int, generator: torch.Generator, scale: str
+) -> torch.Tensor:
     shape = spec.shape_at(batch, sequence)
     dtype = getattr(torch, spec.dtype)
     if not spec.is_integer:
-        return torch.randn(shape, generator=generator).to(dtype)
+        return _SCALES[scale](shape, generator).to(dtype)
     if is_mask(spec) and len(shape) == 2:
         # A mask as queries have it: ones, then zeros where the row is shorter than the sequence.
         lengths = torch.randint(1, sequence + 1, (shape[0], 1), generator=generator)

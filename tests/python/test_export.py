@@ -96,14 +96,48 @@ def test_a_user_module_is_traced_and_its_outputs_are_found(capsys):
     assert [t["name"] for t in exported("mine")[0]["outputs"]] == ["a", "b"]
 
 
-def test_a_trace_that_does_not_hold_for_other_inputs_is_refused(capsys):
-    arguments = user_arguments("Branch", "x:float32:batch,4")
-    assert run(*arguments) == 1
-    assert "use --script" in capsys.readouterr().err
+def line_of(text: str) -> str:
+    """FILE:LINE of the only line of the user's models that holds this."""
+    lines = Path("user_models.py").read_text().splitlines()
+    (number,) = [i for i, line in enumerate(lines, start=1) if text in line]
+    return f"user_models.py:{number}"
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "reason"),
+    [
+        ("Branch", "if bool(x[0, 0] > 0)", "Converting a tensor to a Python boolean"),
+        ("ValueInPython", "float(x.numpy().max())", "Converting a tensor to a NumPy array"),
+        ("SilentBranch", "torch.equal(x, x.clamp(max=10))", "aten::equal answers a Python bool"),
+        ("SizeFromValues", "if len(x[x > 10]) > 0", "Using len to get tensor shape"),
+    ],
+)
+def test_a_choice_by_values_that_a_trace_loses_is_refused_with_its_place(module, line, reason, capsys):
+    assert run(*user_arguments(module, "x:float32:batch,4")) == 1
+    error = capsys.readouterr().err
+    assert f"mine: {line_of(line)}: {reason}" in error and "use --script" in error
     assert not Path("out/mine.toml").exists()
-    assert run(*arguments, "--script") == 0
+
+
+def test_a_scripted_branch_holds_on_both_sides():
+    assert run(*user_arguments("Branch", "x:float32:batch,4", extra=("--script",))) == 0
     module = exported("mine")[1]
     assert module(torch.ones(2, 4))[0, 0] == 2 and module(-torch.ones(2, 4))[0, 0] == -2
+
+
+def test_a_choice_by_sizes_is_traced_and_verified_at_every_bucket(capsys):
+    assert run(*user_arguments("SizeBranch", "x:float32:batch,4")) == 0
+    arguments = user_arguments("HarmfulSizeBranch", "x:float32:batch,4")
+    assert run(*arguments, "--batch", "1,2,4") == 0  # 3 is never run
+    capsys.readouterr()
+    assert run(*arguments, "--batch", "1,2,3,4") == 1
+    error = capsys.readouterr().err
+    assert "differs from the module's at batch 3" in error and line_of("if x.shape[0] == 3") in error
+
+
+def test_what_the_tracer_cannot_see_shows_at_another_scale(capsys):
+    assert run(*user_arguments("HiddenBranch", "x:float32:batch,4")) == 1
+    assert "differs from the module's at batch 1, inputs pixels 0..255" in capsys.readouterr().err
 
 
 def test_a_torchscript_file(capsys):
