@@ -4,6 +4,7 @@ cli        command line
 catalogue  the models known by name, and their groups
 vision, text, testing, user   build one model each: module + declared inputs
 pipeline   build -> TorchScript -> discover outputs -> verify -> write
-tracing    trace and what it loses; outputs   what forward() returns
+tracing    trace and what it loses; state   memory of queries and random numbers
+outputs    what forward() returns
 spec       NAME.toml; sampling   inputs to run a module on
 """

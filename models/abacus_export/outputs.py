@@ -1,4 +1,4 @@
-"""What forward() returns: named tensors of types that the protocol has."""
+"""What forward() returns: named tensors of types that the protocol has, and how they compare."""
 
 from __future__ import annotations
 
@@ -52,3 +52,22 @@ class Flattened(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         outputs = tuple(named_outputs(self.module(*inputs)).values())
         return outputs[0] if len(outputs) == 1 else outputs
+
+def relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(expected, actual) else float("inf")
+    expected, actual = expected.double(), actual.double()
+    finite = expected.isfinite()
+    if not torch.equal(finite, actual.isfinite()):
+        return float("inf")
+    expected, actual = expected[finite], actual[finite]
+    if expected.numel() == 0:
+        return 0.0
+    return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Also where NaN stands."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(*(x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (a, b)))

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import sampling
-from .outputs import Flattened, named_outputs
+from . import sampling, state
+from .outputs import Flattened, named_outputs, relative_error
 from .recipe import Built
 from .spec import (
     BATCH,
@@ -64,6 +64,7 @@ def export(
         runner = _Runner(built, device, seed)
         outputs = runner.discover_outputs(batch, sequence)
         spec = ModelSpec(name, runner.tolerance(batch, sequence), built.inputs, outputs, batch, sequence)
+        runner.check_state(runner.built.module, "module", spec)
         progress("to TorchScript")
         script = runner.to_torchscript(batch, sequence)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as directory:
@@ -73,7 +74,9 @@ def export(
             except RuntimeError as error:
                 raise ExportError(f"cannot be saved ({last_line(error)})") from error
             progress("verifying the saved file at other sizes")
-            runner.verify(torch.jit.load(temporary / "model.pt", map_location=device), spec, progress)
+            saved = torch.jit.load(temporary / "model.pt", map_location=device).eval()
+            runner.check_state(saved, "saved TorchScript", spec)
+            runner.verify(saved, spec, progress)
             (temporary / "model.toml").write_text(to_toml(spec, made_by), encoding="utf-8")
             if built.write_companions is not None:
                 built.write_companions(out)
@@ -120,7 +123,7 @@ class _Runner:
         wide = [x.float() if x.dtype == torch.float16 else x for x in inputs]
         half_outputs = self.run(self.built.module, inputs, "module").values()
         single_outputs = self.run(single, wide, "module in single precision").values()
-        errors = [_relative_error(a, b) for a, b in zip(single_outputs, half_outputs, strict=True)]
+        errors = [relative_error(a, b) for a, b in zip(single_outputs, half_outputs, strict=True)]
         return max(usual, float(f"{ROUNDING_MARGIN * max(errors):.2g}"))
 
     def _usual_tolerance(self) -> float:
@@ -133,7 +136,8 @@ class _Runner:
 
     def run(self, module: nn.Module, inputs: list[torch.Tensor], what: str) -> dict[str, torch.Tensor]:
         try:
-            return named_outputs(module(*inputs))
+            with torch.jit.optimized_execution(False):  # the optimiser is the worker's to verify
+                return named_outputs(module(*(x.clone() for x in inputs)))  # a module may write to its inputs
         except ExportError:
             raise
         except Exception as error:
@@ -181,6 +185,17 @@ class _Runner:
         self.of_sizes = traced.of_sizes
         return traced.script
 
+    def check_state(self, module: nn.Module, what: str, spec: ModelSpec) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
+            state.check_graph(module)
+        batch, sequence = spec.batch[0], spec.sequence[0] if spec.sequence else 0
+        others = [self.inputs(batch, sequence, 1, scale) for scale in sampling.scales(spec.inputs)]
+
+        def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+            return list(self.run(module, inputs, what).values())
+
+        state.check_by_running(what, module, run, self.inputs(batch, sequence), others, spec.tolerance)
+
     def verify(self, script: nn.Module, spec: ModelSpec, progress: Progress) -> None:
         """Compares the saved file with the module at the corners of the buckets, and looks at padding.
 
@@ -207,7 +222,7 @@ class _Runner:
             return  # values that the model is not made for
         saved = self.run(script, inputs, "saved TorchScript").values()
         for tensor, a, b in zip(spec.outputs, plain, saved, strict=True):
-            if a.shape != b.shape or _relative_error(a, b) > spec.tolerance:
+            if a.shape != b.shape or relative_error(a, b) > spec.tolerance:
                 where = f"at batch {batch}" + (f", sequence {sequence}" if sequence else "")
                 where += "" if scale == sampling.NORMAL else f", inputs {scale}"
                 hint = f" (a size became a constant at {', '.join(self.of_sizes[:3])})" if self.of_sizes else ""
@@ -224,7 +239,7 @@ class _Runner:
         for tensor, a, b in zip(spec.outputs, plain, padded, strict=True):
             if SEQUENCE in tensor.shape:
                 b = b.narrow(tensor.shape.index(SEQUENCE), 0, short)
-            if (error := _relative_error(a, b)) > spec.tolerance:
+            if (error := relative_error(a, b)) > spec.tolerance:
                 progress(
                     f"warning: padding changes output {tensor.name!r} (relative error {error:.1e}): a query shorter "
                     "than its bucket gets another result; give the model a mask input, or a pad value that it ignores"
@@ -274,16 +289,3 @@ def _two_of(sizes: tuple[int, ...]) -> tuple[int, int]:
 
 def _traced_size(sizes: tuple[int, ...]) -> int:
     return next((size for size in sizes if size > 1), 2)
-
-
-def _relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
-    if not expected.is_floating_point():
-        return 0.0 if torch.equal(expected, actual) else float("inf")
-    expected, actual = expected.double(), actual.double()
-    finite = expected.isfinite()
-    if not torch.equal(finite, actual.isfinite()):
-        return float("inf")
-    expected, actual = expected[finite], actual[finite]
-    if expected.numel() == 0:
-        return 0.0
-    return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()

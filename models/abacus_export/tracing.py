@@ -60,7 +60,7 @@ def trace(module: nn.Module, inputs: list[torch.Tensor]) -> Traced:
 
 def place_of_call() -> str:
     """FILE:LINE of the model's code that runs now: the innermost frame outside of PyTorch, if the model has one."""
-    frame, innermost = sys._getframe(1), ""
+    frame, innermost = sys._getframe(2), ""  # of the caller's caller
     while frame is not None and frame.f_code.co_filename not in _RUNS_MODULES:
         file = frame.f_code.co_filename
         if file not in _BETWEEN:
@@ -153,7 +153,7 @@ class _FollowInputs(TorchDispatchMode):
         else:
             self._pending = read
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, _types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         derived = any(tensor in self._followed for tensor in _tensors((args, kwargs)))
         made = list(_tensors(result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tomllib
 from pathlib import Path
@@ -24,6 +25,7 @@ def user_folder(monkeypatch, tmp_path):
     (tmp_path / "user_models.py").write_text((HERE / "user_models.py").read_text())
     monkeypatch.delitem(sys.modules, "user_models", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
 
 
 def run(*args: str) -> int:
@@ -32,6 +34,10 @@ def run(*args: str) -> int:
 
 def exported(name: str) -> tuple[dict, torch.jit.ScriptModule]:
     return tomllib.loads(Path(f"out/{name}.toml").read_text()), torch.jit.load(f"out/{name}.pt")
+
+
+def user_model(name: str) -> type:
+    return getattr(importlib.import_module("user_models"), name)
 
 
 def user_arguments(module: str, *inputs: str, extra: tuple[str, ...] = ()) -> list[str]:
@@ -138,6 +144,60 @@ def test_a_choice_by_sizes_is_traced_and_verified_at_every_bucket(capsys):
 def test_what_the_tracer_cannot_see_shows_at_another_scale(capsys):
     assert run(*user_arguments("HiddenBranch", "x:float32:batch,4")) == 1
     assert "differs from the module's at batch 1, inputs pixels 0..255" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "holder"),
+    [
+        ("keeps_largest_plain", "its attribute 'plain'"),
+        ("keeps_largest_listed", "its attribute \"listed[0]['largest']\""),
+        ("keeps_largest_buffer", "its attribute 'buffer'"),
+        ("keeps_largest_global", "the global \"user_models.RECENT['largest'][0]\""),
+        ("keeps_largest_number", "its attribute 'number'"),
+        ("keeps_largest_rebound", "its attribute 'plain'"),
+        ("RunningStatistics", "its attribute 'norm.running_mean'"),
+    ],
+)
+def test_a_model_that_remembers_queries_is_refused_with_where_it_does(module, holder, capsys):
+    assert run(*user_arguments(module, "x:float32:batch,4")) == 1
+    error = capsys.readouterr().err
+    assert f"writes to {holder}" in error and "must not remember queries" in error
+    assert not list(Path("out").iterdir())
+
+
+def test_what_a_graph_writes_is_found_though_no_run_does_it(capsys):
+    assert run(*user_arguments("CountsCalls", "x:float32:batch,4", extra=("--script",))) == 1
+    assert "writes to its attribute 'calls' (aten::add_ at " + line_of("self.calls.add_(1)") in capsys.readouterr().err
+
+
+def test_a_torchscript_file_that_remembers_is_refused(capsys):
+    remembering = torch.jit.trace(user_model("KeepsLargest")("plain"), torch.randn(2, 4), check_trace=False)
+    remembering.save("given.pt")
+    assert run("--torchscript", "given.pt", "--name", "mine", "--input", "x:float32:batch,4") == 1
+    error = capsys.readouterr().err
+    assert f"writes to a tensor that is a constant of its graph (aten::copy_ at {line_of('largest.copy_(')})" in error
+
+
+def test_a_random_layer_is_refused_with_its_place(capsys):
+    assert run(*user_arguments("AlwaysDrops", "x:float32:batch,4")) == 1
+    error = capsys.readouterr().err
+    assert "random layer" in error and line_of("dropout(x, 0.5, training=True)") in error
+    assert run(*user_arguments("AlwaysDrops", "x:float32:batch,4", extra=("--script",))) == 1
+    assert "random layer" in capsys.readouterr().err
+
+
+def test_what_a_script_does_in_training_only_is_no_state():
+    assert run(*user_arguments("TrainingOnly", "x:float32:batch,4", extra=("--script",))) == 0
+
+
+@pytest.mark.parametrize("module", ["KeepsLastActivation", "DrawsForTraining", "WritesToInput"])
+def test_what_changes_no_answer_is_exported(module):
+    assert run(*user_arguments(module, "x:float32:batch,4")) == 0
+    x = torch.randn(2, 4)
+    expected = user_model(module)()
+    if isinstance(expected, user_model("WritesToInput")):
+        expected.linear.load_state_dict(exported("mine")[1].module.linear.state_dict())
+    assert torch.allclose(exported("mine")[1](x.clone()), expected.eval()(x.clone()))
 
 
 def test_a_torchscript_file(capsys):

@@ -77,6 +77,122 @@ class HiddenBranch(nn.Module):
         return x / 255 if first > 10 else x
 
 
+RECENT = {"largest": [torch.full((1,), 5.0)]}
+
+
+class KeepsLargest(nn.Module):
+    """Divides by the largest number that it ever saw, which it holds in one of several ways."""
+
+    def __init__(self, held: str) -> None:
+        super().__init__()
+        self.linear, self.held, self.plain = nn.Linear(4, 2), held, torch.full((1,), 5.0)
+        self.listed = [{"largest": torch.full((1,), 5.0)}]
+        self.register_buffer("buffer", torch.full((1,), 5.0))
+        self.number = 5.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.held == "number":
+            self.number = max(self.number, x.abs().max().item())
+            return self.linear(x / self.number)
+        if self.held == "rebound":
+            self.plain = torch.maximum(self.plain, x.abs().max().reshape(1))
+            return self.linear(x / self.plain)
+        largest = {
+            "plain": self.plain,
+            "listed": self.listed[0]["largest"],
+            "buffer": self.buffer,
+            "global": RECENT["largest"][0],
+        }[self.held]
+        largest.copy_(torch.maximum(largest, x.abs().max().reshape(1)))
+        return self.linear(x / largest)
+
+
+def keeps_largest_plain() -> nn.Module:
+    return KeepsLargest("plain")
+
+
+def keeps_largest_listed() -> nn.Module:
+    return KeepsLargest("listed")
+
+
+def keeps_largest_buffer() -> nn.Module:
+    return KeepsLargest("buffer")
+
+
+def keeps_largest_global() -> nn.Module:
+    return KeepsLargest("global")
+
+
+def keeps_largest_number() -> nn.Module:
+    return KeepsLargest("number")
+
+
+def keeps_largest_rebound() -> nn.Module:
+    return KeepsLargest("rebound")
+
+
+class CountsCalls(nn.Module):
+    """Writes what does not reach an output while it is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.sum() > 1e9):
+            self.calls.add_(1)
+        return x + torch.relu(self.calls - 100)
+
+
+class KeepsLastActivation(nn.Module):
+    """For debugging: nothing reads it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = x * 2
+        return self.last + 1
+
+
+class RunningStatistics(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.norm.train()
+        return self.norm(torch.cat([x, -x]))[: x.shape[0]]
+
+
+class AlwaysDrops(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+class DrawsForTraining(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skip = torch.rand([])
+        return x + skip if self.training else x * 2
+
+
+class TrainingOnly(nn.Module):
+    """A batch norm counts its batches and a dropout draws, but only in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+class WritesToInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.sub_(0.5).div_(0.25))
+
+
 class Overflow(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / torch.zeros_like(x)
