@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .spec import DTYPES, ExportError
+from .spec import DTYPES, ExportError, last_line
 
 _FLAT = "forward() must return a tensor, or a flat tuple, list or dict of tensors"
 
@@ -52,6 +52,30 @@ class Flattened(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         outputs = tuple(named_outputs(self.module(*inputs)).values())
         return outputs[0] if len(outputs) == 1 else outputs
+
+class _Holder(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def without_dict(script: torch.jit.ScriptModule, names: list[str], input_count: int) -> torch.jit.ScriptModule:
+    """A script that returns a dict as one that returns the values of `names`, which is what the worker takes."""
+    returned = script.forward.schema.returns[0].type
+    if not isinstance(returned, torch.DictType):
+        return script
+    inputs = ", ".join(f"x{i}" for i in range(input_count))
+    values = ", ".join(f"result[{name!r}]" for name in names)
+    flat = torch.jit.script(_Holder(script).eval())
+    try:
+        flat.define(f"def forward(self, {inputs}):\n    result = self.module({inputs})\n    return {values}\n")
+    except RuntimeError as error:
+        raise ExportError(
+            f"the scripted forward() returns {returned.annotation_str}, whose values cannot be taken out "
+            f"({last_line(error)}); return a tuple, and name the outputs with --output"
+        ) from error
+    return flat
+
 
 def relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
     if not expected.is_floating_point():

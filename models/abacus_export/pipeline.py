@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from . import sampling, state
-from .outputs import Flattened, named_outputs, relative_error
+from .outputs import Flattened, named_outputs, relative_error, without_dict
 from .recipe import Built
 from .spec import (
     BATCH,
@@ -107,6 +107,7 @@ class _Runner:
         self.built = built
         self.device = device
         self.seed = seed
+        self.own_names: list[str] = []  # of the outputs, as forward() has them
         self.of_sizes: list[str] = []  # places where the trace took a size for a constant
 
     def tolerance(self, batches: tuple[int, ...], sequences: tuple[int, ...]) -> float:
@@ -155,9 +156,10 @@ class _Runner:
         longer = self.run(module, self.inputs(batch[0], length[1]), "module") if sequences else base
         if not 1 <= len(base) <= MAX_TENSORS:
             raise ExportError(f"{len(base)} outputs; a model has 1 to {MAX_TENSORS}")
+        self.own_names = list(base)
         specs = []
         for name, *tensors in zip(
-            self._output_names(list(base)), base.values(), wider.values(), longer.values(), strict=True
+            self._output_names(self.own_names), base.values(), wider.values(), longer.values(), strict=True
         ):
             shape = _symbolic_shape(f"output {name!r}", [list(t.shape) for t in tensors], batch, length)
             specs.append(TensorSpec(name, str(tensors[0].dtype).removeprefix("torch."), shape))
@@ -177,7 +179,7 @@ class _Runner:
     def to_torchscript(self, batches: tuple[int, ...], sequences: tuple[int, ...]) -> torch.jit.ScriptModule:
         module = self.built.module
         if isinstance(module, torch.jit.ScriptModule):
-            return module
+            return without_dict(module, self.own_names, len(self.built.inputs))
         # Not at size one: operations on a dimension of one trace differently from the general case.
         batch = _traced_size(batches)
         sequence = _traced_size(sequences) if sequences else 0

@@ -200,6 +200,22 @@ def test_what_changes_no_answer_is_exported(module):
     assert torch.allclose(exported("mine")[1](x.clone()), expected.eval()(x.clone()))
 
 
+@pytest.mark.parametrize("extra", [(), ("--script",)])
+def test_a_dict_becomes_named_outputs(extra):
+    assert run(*user_arguments("Named", "x:float32:batch,4", extra=extra)) == 0
+    spec, module = exported("mine")
+    assert [(t["name"], t["shape"]) for t in spec["outputs"]] == [("sum", ["batch"]), ("doubled", ["batch", 4])]
+    x = torch.randn(3, 4)
+    returned = module(x)  # the worker takes a tensor, or a flat tuple or list of tensors
+    assert isinstance(returned, tuple) and torch.equal(returned[0], x.sum(1)) and torch.equal(returned[1], x * 2)
+
+
+def test_a_scripted_dict_without_names_is_refused(capsys):
+    assert run(*user_arguments("Numbered", "x:float32:batch,4", extra=("--script",))) == 1
+    error = capsys.readouterr().err
+    assert "returns Dict[int, Tensor]" in error and "--output" in error and error.count("\n") == 1
+
+
 def test_a_torchscript_file(capsys):
     torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.ReLU())).save("given.pt")
     arguments = ["--torchscript", "given.pt", "--name", "mine", "--input", "x:float32:batch,4"]
@@ -217,7 +233,11 @@ def test_a_torchscript_file(capsys):
         ("Constant", 1, "constant"),
         ("BatchInside", 1, "neither fixed nor the batch"),
         ("BakedSize", 1, "differs from the module's"),
-        ("Text", 1, "must return a tensor"),
+        ("Text", 1, "forward() returns a str; forward() must return a tensor"),
+        ("Complex", 1, "output 'spectrum' is complex64; the types of outputs are float32"),
+        ("Nested", 1, "output 'output1' is a tuple inside of what forward() returns"),
+        ("Missing", 1, "output 'output1' is None"),
+        ("Sparse", 1, "layout torch.sparse_coo"),
         ("broken", 1, "no such weights"),
         ("not_a_module", 2, "not a torch.nn.Module"),
         ("missing", 2, "has no missing"),

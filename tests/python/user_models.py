@@ -193,6 +193,36 @@ class WritesToInput(nn.Module):
         return self.linear(x.sub_(0.5).div_(0.25))
 
 
+class Named(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": x.sum(1), "doubled": x * 2}
+
+
+class Numbered(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
+        return {0: x.sum(1), 1: x * 2}
+
+
+class Complex(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"spectrum": torch.complex(x, x)}
+
+
+class Nested(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        return x * 2, (x, x + 1)
+
+
+class Missing(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return x * 2, None
+
+
+class Sparse(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to_sparse()
+
+
 class Overflow(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / torch.zeros_like(x)
