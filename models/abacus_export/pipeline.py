@@ -89,8 +89,10 @@ def export(
 def _check_buckets(inputs: tuple[TensorSpec, ...], batch: tuple[int, ...], sequence: tuple[int, ...]) -> None:
     if not 1 <= len(inputs) <= MAX_TENSORS:
         raise UsageError(f"{len(inputs)} inputs; a model has 1 to {MAX_TENSORS}")
-    if not any(BATCH in tensor.shape for tensor in inputs):
-        raise UsageError("no input has a 'batch' dimension")
+    if batch != (1,) and not any(BATCH in tensor.shape for tensor in inputs):
+        raise UsageError(
+            "no input has a 'batch' dimension: put it first in the shapes, or say --batch 1 for a model without one"
+        )
     uses_sequence = any(SEQUENCE in tensor.shape for tensor in inputs)
     if uses_sequence and not sequence:
         raise UsageError("an input has a 'sequence' dimension; give its lengths with --sequence")
@@ -123,7 +125,10 @@ class _Runner:
         inputs = self.inputs(batches[0], sequences[0] if sequences else 0)
         wide = [x.float() if x.dtype == torch.float16 else x for x in inputs]
         half_outputs = self.run(self.built.module, inputs, "module").values()
-        single_outputs = self.run(single, wide, "module in single precision").values()
+        try:
+            single_outputs = self.run(single, wide, "module in single precision").values()
+        except ExportError:
+            return usual  # it converts to half precision inside of forward()
         errors = [relative_error(a, b) for a, b in zip(single_outputs, half_outputs, strict=True)]
         return max(usual, float(f"{ROUNDING_MARGIN * max(errors):.2g}"))
 
@@ -157,11 +162,12 @@ class _Runner:
         if not 1 <= len(base) <= MAX_TENSORS:
             raise ExportError(f"{len(base)} outputs; a model has 1 to {MAX_TENSORS}")
         self.own_names = list(base)
+        has_batch = any(BATCH in tensor.shape for tensor in self.built.inputs)
         specs = []
         for name, *tensors in zip(
             self._output_names(self.own_names), base.values(), wider.values(), longer.values(), strict=True
         ):
-            shape = _symbolic_shape(f"output {name!r}", [list(t.shape) for t in tensors], batch, length)
+            shape = _symbolic_shape(f"output {name!r}", [list(t.shape) for t in tensors], batch, length, has_batch)
             specs.append(TensorSpec(name, str(tensors[0].dtype).removeprefix("torch."), shape))
         again = self.run(module, self.inputs(batch[0], length[0], salt=1), "module")
         _check_values(specs, list(base.values()), list(again.values()))
@@ -235,7 +241,7 @@ class _Runner:
 
     def _look_at_padding(self, script: nn.Module, spec: ModelSpec, progress: Progress) -> None:
         batch, short, long = spec.batch[0], spec.sequence[0], spec.sequence[-1]
-        inputs = sampling.with_full_masks(spec.inputs, self.inputs(batch, short))
+        inputs = self.inputs(batch, short)
         plain = self.run(script, inputs, "saved TorchScript").values()
         padded = self.run(script, sampling.pad_sequence(spec.inputs, inputs, long), "saved TorchScript").values()
         for tensor, a, b in zip(spec.outputs, plain, padded, strict=True):
@@ -244,12 +250,12 @@ class _Runner:
             if (error := relative_error(a, b)) > spec.tolerance:
                 progress(
                     f"warning: padding changes output {tensor.name!r} (relative error {error:.1e}): a query shorter "
-                    "than its bucket gets another result; give the model a mask input, or a pad value that it ignores"
+                    "than its bucket gets another result; give the model a mask input, or a pad=N that it ignores"
                 )
 
 
 def _symbolic_shape(
-    where: str, shapes: list[list[int]], batch: tuple[int, int], length: tuple[int, int]
+    where: str, shapes: list[list[int]], batch: tuple[int, int], length: tuple[int, int], has_batch: bool
 ) -> tuple[str | int, ...]:
     """The declared shape of an output, from those at (batch, length), a second batch size, and a second length."""
     if len({len(shape) for shape in shapes}) > 1 or len(shapes[0]) > MAX_RANK:
@@ -266,7 +272,7 @@ def _symbolic_shape(
             raise ExportError(
                 f"{where} has shapes {shapes}: dimension {i} is neither fixed nor the batch nor the sequence"
             )
-    if not dims or dims[0] != BATCH:
+    if has_batch and (not dims or dims[0] != BATCH):
         raise ExportError(f"{where} has shape {shapes[0]}: its first dimension must be the batch")
     if dims.count(SEQUENCE) > 1:
         raise ExportError(f"{where} has the sequence dimension twice; return it in another form")

@@ -38,22 +38,15 @@ def _random_tensor(
     dtype = getattr(torch, spec.dtype)
     if not spec.is_integer:
         return _SCALES[scale](shape, generator).to(dtype)
-    if is_mask(spec) and len(shape) == 2:
-        # A mask as queries have it: ones, then zeros where the row is shorter than the sequence.
-        lengths = torch.randint(1, sequence + 1, (shape[0], 1), generator=generator)
-        return (torch.arange(sequence).expand(shape) < lengths).to(dtype)
     # Without a declared range small values are the safe guess: an index must not leave its table.
     low, high = spec.range or ((0, 100) if spec.dtype in ("uint8", "int8") else (0, 1))
     high = min(high, low + 2**31)
-    return torch.randint(low, high + 1, shape, generator=generator).to(dtype)
-
-
-def is_mask(spec: TensorSpec) -> bool:
-    return spec.name.endswith("mask") and spec.range == (0, 1) and SEQUENCE in spec.shape
-
-
-def with_full_masks(specs: tuple[TensorSpec, ...], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [torch.ones_like(x) if is_mask(spec) else x for spec, x in zip(specs, inputs, strict=True)]
+    values = torch.randint(low, high + 1, shape, generator=generator)
+    if high == low + 1 and SEQUENCE in spec.shape and sequence > 1:
+        # Perhaps a mask, of either meaning: a row masked as a whole has no defined answer, so none is all alike.
+        axis = spec.shape.index(SEQUENCE)
+        values.select(axis, sequence - 1).copy_(low + high - values.select(axis, 0))
+    return values.to(dtype)
 
 
 def pad_sequence(specs: tuple[TensorSpec, ...], inputs: list[torch.Tensor], length: int) -> list[torch.Tensor]:

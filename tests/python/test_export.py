@@ -216,6 +216,31 @@ def test_a_scripted_dict_without_names_is_refused(capsys):
     assert "returns Dict[int, Tensor]" in error and "--output" in error and error.count("\n") == 1
 
 
+def test_half_precision_inside_of_a_float_interface_is_exported():
+    assert run(*user_arguments("HalfInside", "x:float32:batch,4")) == 0
+    spec, module = exported("mine")
+    assert spec["tolerance"] == 2e-2 and module(torch.randn(2, 4)).dtype == torch.float32
+
+
+def test_a_model_without_a_batch_dimension_is_exported_for_one_at_a_time(capsys):
+    arguments = user_arguments("OneAtATime", "x:float32:1,3,8")
+    assert run(*arguments, "--batch", "1") == 0
+    spec = exported("mine")[0]
+    assert spec["outputs"][0]["shape"] == [1] and spec["buckets"] == {"batch": [1]}
+    assert run(*arguments, "--batch", "1,2") == 2
+    assert "no input has a 'batch' dimension" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("factory", "harmless_pad"), [("mask_of_padding", 1), ("mask_of_tokens", 0)])
+@pytest.mark.parametrize("declared", ["padding_mask:bool", "mask:int64", "attention:bool"])
+def test_what_a_mask_means_is_not_guessed_from_its_name(factory, harmless_pad, declared, capsys):
+    for pad in (0, 1):
+        mask = f"{declared}:batch,sequence:0..1:pad={pad}"
+        arguments = user_arguments(factory, "ids:int64:batch,sequence:0..9", mask)
+        assert run(*arguments, "--sequence", "2,4,8") == 0
+        assert ("padding changes output" in capsys.readouterr().out) == (pad != harmless_pad)
+
+
 def test_a_torchscript_file(capsys):
     torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.ReLU())).save("given.pt")
     arguments = ["--torchscript", "given.pt", "--name", "mine", "--input", "x:float32:batch,4"]

@@ -223,6 +223,41 @@ class Sparse(nn.Module):
         return x.to_sparse()
 
 
+class HalfInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2).half()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.half()).float()
+
+
+class OneAtATime(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[0, 1].sum().reshape(1)
+
+
+class MaskedMean(nn.Module):
+    """Its mask has PyTorch's meaning (1: padding) or the tokenizers' (1: token)."""
+
+    def __init__(self, of_padding: bool) -> None:
+        super().__init__()
+        self.embedding, self.of_padding = nn.Embedding(10, 4), of_padding
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        kept = mask == (0 if self.of_padding else 1)
+        scores = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~kept, float("-inf"))
+        return (self.embedding(ids) * scores.softmax(1).unsqueeze(-1)).sum(1)
+
+
+def mask_of_padding() -> nn.Module:
+    return MaskedMean(of_padding=True)
+
+
+def mask_of_tokens() -> nn.Module:
+    return MaskedMean(of_padding=False)
+
+
 class Overflow(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / torch.zeros_like(x)
