@@ -6,5 +6,6 @@ vision, text, testing, user   build one model each: module + declared inputs
 pipeline   build -> TorchScript -> discover outputs -> verify -> write
 tracing    trace and what it loses; state   memory of queries and random numbers
 outputs    what forward() returns
+file_kind  what a file is that is no TorchScript
 spec       NAME.toml; sampling   inputs to run a module on
 """

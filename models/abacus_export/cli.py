@@ -75,6 +75,21 @@ def _parser() -> argparse.ArgumentParser:
         help="one per input, in order, e.g. ids:int64:batch,sequence:0..30521",
     )
     own.add_argument("--output", nargs="+", metavar="NAME", help="names of the outputs, in order")
+    own.add_argument(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="argument of the factory, e.g. pretrained=false; a Python literal, else a string",
+    )
+    own.add_argument(
+        "--depends",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="file that the model is made from, e.g. its weights: exported again when it changes",
+    )
     own.add_argument("--script", action="store_true", help="script instead of trace (modules with control flow)")
     return parser
 
@@ -94,7 +109,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Recipe, str, dict[str, object]
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ExportError("--device cuda: PyTorch finds no GPU here; use --device cpu, or a CUDA build of PyTorch")
     if args.module is None and args.torchscript is None:
-        own = [f"--{name}" for name in ("name", "input", "output", "script") if getattr(args, name)]
+        own = [f"--{name}" for name in ("name", "input", "output", "arg", "depends", "script") if getattr(args, name)]
         if own:
             raise UsageError(f"{', '.join(own)}: only with --module or --torchscript")
         if not args.names:
@@ -112,13 +127,18 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Recipe, str, dict[str, object]
     if len({tensor.name for tensor in inputs}) < len(inputs):
         raise UsageError("--input: two inputs have the same name")
     outputs = tuple(args.output) if args.output else None
+    arguments = user.parse_arguments(args.arg)
+    if arguments and not args.module:
+        raise UsageError("--arg: only with --module, whose factory gets it")
     if args.module:
-        build = partial(user.build_from_module, args.module, inputs, outputs, args.script)
+        build = partial(user.build_from_module, args.module, arguments, inputs, outputs, args.script)
     else:
         build = partial(user.build_from_torchscript, args.torchscript, inputs, outputs)
     identity = {
         "source": user.source_digest(args.module, args.torchscript),
         "factory": args.module,
+        "arguments": args.arg,
+        "depends": [(str(path), user.file_digest(path)) for path in args.depends],
         "inputs": args.input,
         "outputs": args.output,
         "script": args.script,

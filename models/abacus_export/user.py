@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
@@ -12,17 +13,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .file_kind import file_kind
 from .recipe import Built, Options
 from .spec import ExportError, TensorSpec, UsageError, last_line
 
 
 def build_from_module(
-    reference: str, inputs: tuple[TensorSpec, ...], outputs: tuple[str, ...] | None, script: bool, options: Options
+    reference: str,
+    arguments: dict[str, object],
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[str, ...] | None,
+    script: bool,
+    options: Options,
 ) -> Built:
     factory = _resolve(reference)
+    if arguments and isinstance(factory, nn.Module):
+        raise UsageError(f"--arg: {reference} is a module that exists already; name the callable that makes it")
     torch.manual_seed(options.seed)
     try:
-        module = factory if isinstance(factory, nn.Module) else factory()
+        module = factory if isinstance(factory, nn.Module) else factory(**arguments)
     except Exception as error:
         raise ExportError(f"--module {reference}: the factory fails ({last_line(error)})") from error
     if not isinstance(module, nn.Module):
@@ -42,7 +51,8 @@ def build_from_torchscript(
     try:
         module = torch.jit.load(path, map_location=options.device)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"--torchscript {path}: not a readable TorchScript file ({last_line(error)})") from error
+        found = file_kind(path) or last_line(error)
+        raise UsageError(f"--torchscript {path}: not a readable TorchScript file ({found})") from error
     return Built(module.eval(), inputs, outputs)
 
 
@@ -53,10 +63,34 @@ def source_digest(reference: str | None, torchscript: Path | None) -> str:
         factory = _resolve(reference)
         target = factory if inspect.isroutine(factory) or inspect.isclass(factory) else type(factory)
         source = Path(inspect.getsourcefile(target) or "")
+    return file_digest(source)
+
+
+def file_digest(path: Path) -> str:
     try:
-        return hashlib.sha256(source.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UsageError(f"cannot read {source}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_arguments(texts: list[str]) -> dict[str, object]:
+    """NAME=VALUE of --arg. Values are Python literals, true and false; other text is a string."""
+    arguments: dict[str, object] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.isidentifier():
+            raise UsageError(f"--arg {text!r}: expected NAME=VALUE, such as pretrained=false")
+        if name in arguments:
+            raise UsageError(f"--arg {text!r}: {name} is given twice")
+        try:
+            arguments[name] = {"true": True, "false": False}[value]
+        except KeyError:
+            try:
+                arguments[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                arguments[name] = value
+    return arguments
 
 
 def _resolve(reference: str) -> object:

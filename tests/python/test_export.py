@@ -251,6 +251,67 @@ def test_a_torchscript_file(capsys):
     assert "not a readable TorchScript file" in capsys.readouterr().err
 
 
+def save_onnx(path: Path) -> None:
+    path.write_bytes(b"\x08\x08\x12\x07pytorch\x1a\x062.11.0:\x00")
+
+
+def save_safetensors(path: Path) -> None:
+    header = b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
+def save_module(path: Path) -> None:
+    torch.save(user_model("Constant")(), path)
+
+
+def save_exported_program(path: Path) -> None:
+    torch.export.save(torch.export.export(nn.Linear(4, 2), (torch.randn(2, 4),)), path.with_suffix(".pt2"))
+    path.with_suffix(".pt2").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("save", "complaint"),
+    [
+        (save_onnx, "it is an ONNX model"),
+        (save_safetensors, "it is a safetensors file"),
+        (save_exported_program, "it is an archive of torch.export"),
+        (lambda path: torch.save(nn.Linear(4, 2).state_dict(), path), "it holds a state dict"),
+        (save_module, "it is a pickled Python object of user_models.Constant"),
+        (lambda path: path.write_bytes(b"nothing"), "RuntimeError"),
+    ],
+)
+def test_a_file_that_is_no_torchscript_is_named(save, complaint, capsys):
+    save(Path("given"))
+    assert run("--torchscript", "given", "--name", "mine", "--input", "x:float32:batch,4") == 2
+    error = capsys.readouterr().err
+    assert f"not a readable TorchScript file ({complaint}" in error and error.count("\n") == 1
+    assert ("--module" in error) == (complaint != "RuntimeError")
+
+
+def test_a_factory_takes_arguments(capsys):
+    arguments = user_arguments("configured", "x:float32:batch,4", extra=("--arg", "scale=0.5", "--arg", "kind=linear"))
+    assert run(*arguments, "--arg", "width=3", "--arg", "bias=false") == 0
+    spec, module = exported("mine")
+    assert spec["outputs"][0]["shape"] == ["batch", 3]
+    assert [name.rpartition(".")[2] for name, _ in module.named_parameters()] == ["weight"]
+    assert run(*arguments, "--arg", "width=5") == 0  # another argument, another model
+    assert exported("mine")[0]["outputs"][0]["shape"] == ["batch", 5]
+    capsys.readouterr()
+    assert run(*arguments, "--arg", "depth=5") == 1
+    assert "unexpected keyword argument 'depth'" in capsys.readouterr().err
+
+
+def test_a_file_that_a_factory_depends_on_counts_for_up_to_date(capsys):
+    Path("weights.pt").write_bytes(b"first")
+    arguments = user_arguments("TrainingOnly", "x:float32:batch,4", extra=("--depends", "weights.pt"))
+    assert run(*arguments) == 0 and "wrote" in capsys.readouterr().out
+    assert run(*arguments) == 0 and "up to date" in capsys.readouterr().out
+    Path("weights.pt").write_bytes(b"other")
+    assert run(*arguments) == 0 and "wrote" in capsys.readouterr().out
+    Path("weights.pt").unlink()
+    assert run(*arguments) == 2 and "cannot read weights.pt" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("module", "code", "complaint"),
     [
@@ -295,6 +356,10 @@ X = ("--input", "x:float32:batch,4")
         (["--module", "user_models:Branch", "--name", "x", "--input", "x:int8:4"], "no input has a 'batch'"),
         (["--module", "user_models:Branch", "--name", "x", *X, "--output", "a", "b"], "2 output names for 1"),
         (["--module", "user_models:Branch", "--name", "x", *X, "--weights", "random"], "--weights"),
+        (["resnet50", "--arg", "a=1"], "--arg: only with"),
+        (["--torchscript", "none.pt", "--name", "x", *X, "--arg", "a=1"], "--arg: only with --module"),
+        (["--module", "user_models:Branch", "--name", "x", *X, "--arg", "a"], "expected NAME=VALUE"),
+        (["--module", "user_models:Branch", "--name", "x", *X, "--arg", "a=1", "--arg", "a=2"], "given twice"),
         (["test-multi", "--batch", ",".join(map(str, range(1, 40)))], "64 buckets"),
     ],
 )
