@@ -59,6 +59,7 @@ def export(
 ) -> ModelSpec:
     """Writes NAME.pt and NAME.toml; nothing is left behind under these names unless everything was verified."""
     _check_buckets(built.inputs, batch, sequence)
+    _warn_of_open_ranges(built.inputs, progress)
     out.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         runner = _Runner(built, device, seed)
@@ -100,6 +101,17 @@ def _check_buckets(inputs: tuple[TensorSpec, ...], batch: tuple[int, ...], seque
         raise UsageError("no input has a 'sequence' dimension; leave --sequence out")
     if len(batch) * max(1, len(sequence)) > MAX_BUCKETS:
         raise UsageError(f"more than {MAX_BUCKETS} buckets; use fewer batch sizes or sequence lengths")
+
+
+def _warn_of_open_ranges(inputs: tuple[TensorSpec, ...], progress: Progress) -> None:
+    for tensor in inputs:
+        if tensor.is_integer and tensor.range is None and tensor.dtype != "bool":
+            low, high = sampling.range_of(tensor)
+            progress(
+                f"warning: input {tensor.name!r} ({tensor.dtype}) has no range, so every value of a query reaches the "
+                "model; an index outside of its table fails the query, and on a GPU can take down every worker. Only "
+                f"{low}..{high} is verified; declare what is allowed, such as {tensor.name}:{tensor.dtype}:...:0..99"
+            )
 
 
 class _Runner:

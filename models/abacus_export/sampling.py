@@ -38,8 +38,7 @@ def _random_tensor(
     dtype = getattr(torch, spec.dtype)
     if not spec.is_integer:
         return _SCALES[scale](shape, generator).to(dtype)
-    # Without a declared range small values are the safe guess: an index must not leave its table.
-    low, high = spec.range or ((0, 100) if spec.dtype in ("uint8", "int8") else (0, 1))
+    low, high = range_of(spec)
     high = min(high, low + 2**31)
     values = torch.randint(low, high + 1, shape, generator=generator)
     if high == low + 1 and SEQUENCE in spec.shape and sequence > 1:
@@ -47,6 +46,11 @@ def _random_tensor(
         axis = spec.shape.index(SEQUENCE)
         values.select(axis, sequence - 1).copy_(low + high - values.select(axis, 0))
     return values.to(dtype)
+
+
+def range_of(spec: TensorSpec) -> tuple[int, int]:
+    """The declared range of an integer input; without one small values, because an index must not leave its table."""
+    return spec.range or ((0, 100) if spec.dtype in ("uint8", "int8") else (0, 1))
 
 
 def pad_sequence(specs: tuple[TensorSpec, ...], inputs: list[torch.Tensor], length: int) -> list[torch.Tensor]:

@@ -241,6 +241,21 @@ def test_what_a_mask_means_is_not_guessed_from_its_name(factory, harmless_pad, d
         assert ("padding changes output" in capsys.readouterr().out) == (pad != harmless_pad)
 
 
+@pytest.mark.parametrize(
+    ("declared", "warning"),
+    [
+        ("int64:batch,sequence", "'ids' (int64) has no range"),
+        ("uint8:batch,sequence", "Only 0..100 is verified"),
+        ("int64:batch,sequence:0..9", None),
+    ],
+)
+def test_an_integer_input_without_a_range_is_warned_of(declared, warning, capsys):
+    arguments = user_arguments("Doubled", f"ids:{declared}", extra=("--sequence", "4"))
+    assert run(*arguments) == 0
+    output = capsys.readouterr().out
+    assert warning in output if warning else "warning" not in output
+
+
 def test_a_torchscript_file(capsys):
     torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.ReLU())).save("given.pt")
     arguments = ["--torchscript", "given.pt", "--name", "mine", "--input", "x:float32:batch,4"]

@@ -258,6 +258,11 @@ def mask_of_tokens() -> nn.Module:
     return MaskedMean(of_padding=False)
 
 
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
 class Overflow(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / torch.zeros_like(x)
