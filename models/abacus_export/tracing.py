@@ -2,7 +2,8 @@
 
 A trace records operators, not Python: a value that Python reads out of a tensor becomes a constant. That is wrong where
 the value depends on the inputs' contents, and right where it follows from sizes (which are verified at every bucket) or
-from weights. The warnings do not tell one from the other, so a second trace follows what derives from the inputs.
+from weights. The warnings do not tell one from the other, so a second trace follows what derives from the inputs. Reads
+of torch.nn itself, which PyTorch holds to be harmless, are left to verification at every bucket.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from .spec import ExportError, last_line
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_TORCH_NN = _TORCH + "nn" + os.sep
 _RUNS_MODULES = {str(Path(__file__).with_name(name)) for name in ("pipeline.py", "state.py")}
 _BETWEEN = {__file__, str(Path(__file__).with_name("outputs.py")), warnings.__file__}
 # No operator that reads a value follows these. The first depends on a size; what the second makes constant can come
@@ -36,7 +38,7 @@ _SHOWN_PLACES = 3
 @dataclass
 class Traced:
     script: torch.jit.ScriptModule
-    of_sizes: list[str]  # places where the trace took a size or a weight for a constant
+    of_sizes: list[str]  # places where the trace took a size, a weight or a value of torch.nn for a constant
 
 
 def trace(module: nn.Module, inputs: list[torch.Tensor]) -> Traced:
@@ -56,6 +58,14 @@ def trace(module: nn.Module, inputs: list[torch.Tensor]) -> Traced:
             "such choices out of forward() (torch.where() instead of a branch)"
         )
     return Traced(script, [read.place for read in reads])
+
+
+def _in_torch_nn() -> bool:
+    """Whether the code that runs now is torch.nn's own: a GRU reads the batch size of a packed sequence as a value."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename in _BETWEEN:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_TORCH_NN)
 
 
 def place_of_call() -> str:
@@ -148,7 +158,9 @@ class _FollowInputs(TorchDispatchMode):
     def warned(self, text: str) -> None:
         read = _Read(place_of_call(), _first_sentences(text), harmless=False)
         self.reads.append(read)
-        if _OF_CONSTANTS in text or _OF_SIZES in text:
+        if _in_torch_nn():
+            read.harmless = True
+        elif _OF_CONSTANTS in text or _OF_SIZES in text:
             read.harmless = not self._sizes_depend_on_inputs
         else:
             self._pending = read

@@ -141,6 +141,13 @@ def test_a_choice_by_sizes_is_traced_and_verified_at_every_bucket(capsys):
     assert "differs from the module's at batch 3" in error and line_of("if x.shape[0] == 3") in error
 
 
+def test_a_batch_size_that_torch_nn_reads_as_a_value_is_traced(capsys):
+    inputs = ("ids:int64:batch,sequence:0..9", "lengths:int64:batch:1..4")
+    assert run(*user_arguments("PackedSequence", *inputs, extra=("--sequence", "4,8"))) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert exported("mine")[1](torch.ones(3, 8, dtype=torch.int64), torch.tensor([4, 1, 2])).shape == (3, 3)
+
+
 def test_what_the_tracer_cannot_see_shows_at_another_scale(capsys):
     assert run(*user_arguments("HiddenBranch", "x:float32:batch,4")) == 1
     assert "differs from the module's at batch 1, inputs pixels 0..255" in capsys.readouterr().err

@@ -258,6 +258,16 @@ def mask_of_tokens() -> nn.Module:
     return MaskedMean(of_padding=False)
 
 
+class PackedSequence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.gru = nn.Embedding(10, 4), nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(self.embedding(ids), lengths, True, enforce_sorted=False)
+        return self.gru(packed)[1][0]
+
+
 class Doubled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2
