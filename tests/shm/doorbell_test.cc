@@ -49,8 +49,9 @@ TEST(Doorbell, ARingBeforeTheWaitIsNotMissed) {
 //
 // What a lost wake-up takes is a ring after the ticket that neither keeps the waiter from sleeping nor wakes it. Here
 // the pauses sweep the ring over the whole of Wait, so this sees every fault that leaves such a ring in the code's
-// straight line: `waiting` not set, or cleared long before the sleep; a ring that does not wake, or changes nothing. It cannot see a wrong order of two neighbouring accesses:
-// the kernel compares once more after it has noted the sleeper and covers for it. wake_order_test.cc can.
+// straight line: `waiting` not set, or cleared long before the sleep; a ring that does not wake, or changes nothing. It
+// cannot see a wrong order of two neighbouring accesses: the kernel compares once more after it has noted the sleeper
+// and covers for it. wake_order_test.cc can.
 TEST(Doorbell, LosesNoWakeUp) {
   constexpr uint64_t kRounds = 20'000;
   constexpr uint64_t kPauses = 128;
