@@ -20,8 +20,8 @@ MODELS = ("models", *SHM)
 PREDICTOR = ("predictor", *MODELS)
 # The wire format is all that the controller shares with the clients.
 CONFIG = ("controller/config", "client/protocol.h", *PREDICTOR)
-SCHEDULE = ("controller/schedule", "controller/intake", "controller/workers", "controller/trace", *CONFIG)
-CONTROLLER = ("controller/app", *SCHEDULE)
+SCHEDULE = ("controller/schedule", "controller/intake/query_table.h", "controller/workers", "controller/trace", *CONFIG)
+CONTROLLER = ("controller/app", "controller/intake", *SCHEDULE)
 # serve knows models by the interface in runtime/ only: what links LibTorch stays out of it.
 TORCH = ("worker/torch", "worker/runtime", "worker/cuts", *MODELS)
 TOP = (*CONTROLLER, "client", "predictor/train")
@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "controller/intake": CONFIG,
     "controller/schedule": SCHEDULE,
     "controller/app": CONTROLLER,
-    "worker/cuts": MODELS,
+    "worker/cuts": BASE,
     "worker/runtime": MODELS,
     "worker/torch": TORCH,
     "worker/cpu": TORCH,

@@ -47,6 +47,7 @@ Status RoundRunner::HandleEvents() {
       worker->serving = true;
       worker->link.Up();
     } else if (event.kind == WorkerEvent::kDown) {
+      if (event.worker.generation < worker->ref.generation) continue;  // it has a successor already
       worker->serving = false;
       worker->link.Down();
       supervisor_->SlotReleased(event.worker);

@@ -294,7 +294,7 @@ except ValueError:
     sys.exit(0)
 print("endpoint", status["endpoint"])
 if status["policy"] == "abacus":
-    print("predictor", status["predictor"]["description"])
+    print("predictor", "; ".join(dict.fromkeys(lane["predictor"]["description"] for lane in status["lanes"])))
 for service in status["services"]:
     print("service", service["service"] or "?", service["state"], service["device"] or "-", service["error"].replace("\n", " "))
 '

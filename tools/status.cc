@@ -17,7 +17,7 @@ namespace {
 constexpr double kMarginBaseMs = AdaptiveMargin::kBaseNs * 1e-6;
 
 struct ServiceRow {
-  std::string service, state, device, error;
+  std::string service, state, device, gpu, error;
   int32_t pid = 0;
   uint32_t lane = 0, worker = 0, generation = 0;
   uint64_t queued = 0, running = 0, served = 0, failed = 0, violations = 0, restarts = 0, ranges = 0;
@@ -49,7 +49,10 @@ ServiceRow ReadRow(const Region& region, ServiceId id, uint64_t now_ns) {
   row.service = LoadText(service.name);
   row.state = WorkerStateName(state);
   row.device = LoadText(slot.device);
-  row.lane = slot.lane;
+  row.lane = std::min<uint32_t>(slot.lane, kMaxLanes - 1);
+  row.gpu = LoadText(region.lane(LaneId(row.lane)).gpu);
+  // With an MPS daemon for each GPU all workers see theirs as the first.
+  if (region.lane_count() > 1 && row.device.starts_with("cuda:")) row.device = "cuda:" + row.gpu;
   row.generation = slot.generation.load(std::memory_order_relaxed);
   if (state == WorkerState::kFailed || state == WorkerState::kExited) row.error = LoadText(slot.error);
   row.pid = slot.pid.load(std::memory_order_relaxed);
@@ -168,6 +171,7 @@ void PrintJson(const std::string& name, const Region& region, const std::vector<
                         {"state", row.state},
                         {"device", row.device},
                         {"lane", row.lane},
+                        {"gpu", row.gpu},
                         {"worker", row.worker},
                         {"generation", row.generation},
                         {"queued", row.queued},

@@ -5,8 +5,9 @@
 // admitted it, so a set may be replaced while its queries run.
 //
 // A service, its worker slot and its lane are three different numbers (base/ids.h). Ids are below kMaxServices and are
-// not reused: a service that is replaced keeps its id, a new one gets the next.
-// Thread rule: immutable values, shared by pointer.
+// not reused. A later set has all services of the earlier one, with the same id, slot, lane and model; targets and
+// limits may be others, and new services may follow. Main publishes to the scheduler first, then to the supervisor,
+// then to the front end. So far main publishes at the start only. Thread rule: immutable values, shared by pointer.
 #ifndef ABACUS_CONTROLLER_CONFIG_SERVICE_SET_H_
 #define ABACUS_CONTROLLER_CONFIG_SERVICE_SET_H_
 

@@ -27,7 +27,7 @@ void Backlog::Enqueue(uint32_t slot, const Query& query, uint64_t order, uint64_
     queue_.PushBack({.slot = slot,
                      .rows = query.rows,
                      .sequence = query.sequence,
-                     .bucket = config.spec.FindBucket(query.rows, query.sequence).value_or(0),
+                     .bucket = query.service->config.spec.FindBucket(query.rows, query.sequence).value(),  // admitted
                      .order = order,
                      .arrival_ns = query.arrival_ns,
                      .deadline_ns = query.deadline_ns,
@@ -87,7 +87,7 @@ bool Backlog::AbandonUnfinished(uint64_t start_ns, uint64_t now_ns) {
 
 bool Backlog::AbandonWaiting(size_t index, uint64_t start_ns, uint64_t now_ns) {
   const WaitingQuery& query = queue_.waiting()[index];
-  const auto why = WhyHopeless(query, PredictNs(query.bucket, 0), start_ns, now_ns);
+  const auto why = WhyHopeless(query, has_worker_ ? PredictNs(query.bucket, 0) : 0, start_ns, now_ns);
   if (!why) return false;
   if (why->code() == StatusCode::kDeadlineUnreachable) tools_.rounds->ForgetCorrection();
   const WaitingQuery taken = queue_.Take(index);
@@ -145,6 +145,7 @@ void Backlog::RangeEnded(Job* job, uint32_t last, uint64_t now_ns) {
 }
 
 void Backlog::WorkerLost(const std::string& why, uint64_t now_ns) {
+  has_worker_ = false;
   if (unfinished_ != nullptr) Finish(unfinished_, StatusCode::kWorkerFailed, why, now_ns);
 }
 

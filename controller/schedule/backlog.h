@@ -37,7 +37,10 @@ class Backlog {
 
   void SetService(const ServicePtr& service) { service_ = service; }
   // What the worker published: the times of queries follow from it.
-  void SetBuckets(std::vector<WorkerRanges> buckets) { buckets_ = std::move(buckets); }
+  void SetBuckets(std::vector<WorkerRanges> buckets) {
+    buckets_ = std::move(buckets);
+    has_worker_ = true;
+  }
   const std::vector<WorkerRanges>& buckets() const { return buckets_; }
 
   std::span<const WaitingQuery> waiting() const { return queue_.waiting(); }
@@ -80,6 +83,7 @@ class Backlog {
   const Tools& tools_;
   ServicePtr service_;
   std::vector<WorkerRanges> buckets_;  // of the process that serves, or served last
+  bool has_worker_ = false;            // while it has none, only deadlines that have passed end what waits
   QueryQueue queue_;
   Job* unfinished_ = nullptr;  // goes on before what waits
   Status refusing_;            // the answer to all queries, unless OK

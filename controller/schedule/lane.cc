@@ -32,16 +32,12 @@ void Lane::SetService(const ServicePtr& service) {
   state->backlog.SetService(service);
 }
 
-bool Lane::Owns(WorkerId worker) const {
-  return std::ranges::any_of(services_, [&](const ServiceState& state) { return state.service->worker == worker; });
-}
-
 // --- Workers -------------------------------------------------------------------------------------------------------
 
-void Lane::HandleEvent(const WorkerEvent& event, uint64_t now_ns) {
+bool Lane::HandleEvent(const WorkerEvent& event, uint64_t now_ns) {
   const auto state = std::ranges::find_if(
       services_, [&](const ServiceState& candidate) { return candidate.service->worker == event.worker.id; });
-  if (state == services_.end()) return;
+  if (state == services_.end()) return false;
   switch (event.kind) {
     case WorkerEvent::kUp:
       WorkerUp(&*state, event.worker.generation);
@@ -56,6 +52,7 @@ void Lane::HandleEvent(const WorkerEvent& event, uint64_t now_ns) {
       state->backlog.Refuse(StatusCode::kShuttingDown, event.message, now_ns);
       break;
   }
+  return true;
 }
 
 void Lane::WorkerUp(ServiceState* state, uint32_t generation) {
@@ -181,6 +178,8 @@ void Lane::RangeEnded(ServiceState* state, const ServiceState::Link::Sent& sent,
 
 void Lane::Enqueue(uint32_t slot, uint64_t now_ns) {
   const Query& query = (*context_.table)[slot];
+  // The front end may have taken a new set over before we have.
+  if (by_id_[query.service->id.value()] == nullptr) SetService(query.service);
   Of(query.service->id).backlog.Enqueue(slot, query, next_order_++, now_ns);
 }
 

@@ -57,12 +57,12 @@ class Lane {
 
   // Takes a service in, or takes over its new settings.
   void SetService(const ServicePtr& service);
-  bool Owns(WorkerId worker) const;
 
   // In the order of an iteration: what workers answered, news about them, new queries, overdue work, planning. Each
   // returns how many events it handled.
   size_t HandleCompletions(uint64_t now_ns);
-  void HandleEvent(const WorkerEvent& event, uint64_t now_ns);
+  // False: the worker is none of this lane's.
+  bool HandleEvent(const WorkerEvent& event, uint64_t now_ns);
   void Enqueue(uint32_t slot, uint64_t now_ns);
   size_t HandleOverdue(uint64_t now_ns);
   size_t PlanAndDispatch(uint64_t now_ns);

@@ -53,7 +53,8 @@ struct Snapshot {
   uint64_t WithMargin(uint64_t predicted_ns) const { return predicted_ns + AdaptiveMargin::Of(predicted_ns, margin); }
 };
 
-// Operators [first, last) of the view's unfinished job, or of a new one.
+// Operators [first, last) of the view's unfinished job, or of a new one. Synthetic queries, which carry no tensors, and
+// others are never put into one job.
 struct Assignment {
   ServiceId service;
   bool resumes = false;                                               // the unfinished job; else a job of `queries`
@@ -69,7 +70,8 @@ struct Plan {
   boost::container::static_vector<Assignment, kMaxServices> assignments;
 };
 
-// What a service could run next: the rest of its unfinished job, or a job that would be formed of waiting queries.
+// What a service could run next: the rest of its unfinished job, or a job that would be formed of one waiting query,
+// which is all that the policies of today start; an Assignment can name several.
 struct Candidate {
   const ServiceView* service = nullptr;
   bool resumes = false;

@@ -89,9 +89,9 @@ size_t SchedulerLoop::HandleNews(uint64_t now_ns) {
       continue;
     }
     const auto& event = std::get<WorkerEvent>(news);
-    for (Lane& lane : lanes_) {
-      if (lane.Owns(event.worker.id)) lane.HandleEvent(event, now_ns);
-    }
+    const bool known = std::ranges::any_of(lanes_, [&](Lane& lane) { return lane.HandleEvent(event, now_ns); });
+    // A worker of a set that has not come yet; nothing of it is held here.
+    if (!known && event.kind == WorkerEvent::kDown) context_.control->SlotReleased(event.worker);
   }
   return all.size();
 }

@@ -41,6 +41,8 @@ struct TraceEvent {
   uint64_t gpu_ended_ns = 0;
 };
 
+static_assert(sizeof(TraceEvent) == 104);  // configs/default.toml says so
+
 class TraceRecorder {
  public:
   // Keeps the last `capacity` events; 0 records nothing.

@@ -1,7 +1,8 @@
 // JobProgress: how far the job in progress has come, and with it which range may follow.
 //
 // A worker has one job in progress: the one whose first range was started last. Its ranges come without gaps, from the
-// first operator on, all in one bucket. The executor keeps this and refuses what does not fit before a runtime sees it.
+// first operator on, all in one bucket. The executor keeps this and refuses what does not fit; the runtimes of real
+// models, which checks and tests drive without an executor, ask it, too.
 //
 // Thread rule: a plain value of one thread.
 #ifndef ABACUS_WORKER_RUNTIME_JOB_PROGRESS_H_

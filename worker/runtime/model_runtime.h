@@ -5,11 +5,11 @@
 // job in progress: a range with first == 0 starts a job (and reads its inputs), one with last == operators ends it (and
 // writes its outputs).
 //
-// What a runtime may rely on and need not check: the bucket exists, both ends are cut points, and a range with
+// What a runtime may rely on: the bucket exists, both ends are cut points, and a range with
 // first > 0 continues the job in progress, in its bucket, where the range before it ended (JobProgress). The tensors
 // fit: one entry for each of the spec, at the query's shape; rows >= 1, and together at most the bucket's batch;
-// lengths within the bucket's. The executor guarantees all this whatever the controller sent; loading, checks and
-// tests, which call a runtime directly, keep to it themselves.
+// lengths within the bucket's. The executor guarantees all this whatever the controller sent. Loading, checks and
+// tests call a runtime directly, so those that run real models refuse what breaks it, too.
 //
 // Start enqueues a range and Poll sees it complete, in order; at most kMaxStarted ranges are between the two. A runtime
 // without a queue of its own runs the whole range inside Start. An error of either ends the job; of ranges that were

@@ -154,6 +154,38 @@ TEST_F(SchedulerLoopTest, APublishedSetIsUsedFromThenOn) {
   EXPECT_EQ(table_[slot].status, StatusCode::kOk);
 }
 
+TEST_F(SchedulerLoopTest, AQueryMayComeBeforeTheSetThatItsServiceIsIn) {
+  Start("fcfs");
+  config_.services.push_back(config_.services[1]);
+  config_.services.back().name = "another";
+  services_ = MakeServiceSet(config_);  // the front end has it already, the scheduler has not
+  const uint32_t slot = Submit(2);
+  EXPECT_THAT(Done(), IsEmpty());
+  loop_->Publish(services_);
+  WorkerUp(2);
+  Complete(2, *TakeCommand(2));
+  EXPECT_THAT(Done(), ElementsAre(slot));
+}
+
+TEST_F(SchedulerLoopTest, AnUnknownWorkerThatDiedGivesItsSlotBack) {
+  Start("fcfs");
+  loop_->Post({WorkerEvent::kDown, {WorkerId(5), 1}, "could not be started"});
+  Step();
+  EXPECT_THAT(control_.released, ElementsAre(WorkerRef{WorkerId(5), 1}));
+}
+
+TEST_F(SchedulerLoopTest, WhileItsWorkerIsDownAQueryWaitsToItsDeadline) {
+  Start("fcfs", /*abandon=*/true);
+  WorkerUp(0);
+  Post(WorkerEvent::kDown, 0, "killed");
+  const uint32_t slot = Submit(0, kSoloNs + kSoloNs / 2);
+  Advance(kSoloNs);  // a pass would take longer than what is left
+  EXPECT_THAT(Done(), IsEmpty());
+  Advance(kSoloNs);
+  EXPECT_THAT(Done(), ElementsAre(slot));
+  EXPECT_EQ(table_[slot].status, StatusCode::kDeadlineExceeded);
+}
+
 TEST_F(SchedulerLoopTest, APlanThatCannotBeSentLeavesTheQueryWaiting) {
   Start("free");
   WorkerUp(0);
