@@ -1,8 +1,5 @@
-// Reads and writes NumPy's .npy files (format versions 1 to 3), and raw files of tensor bytes.
-//
-// Reading accepts what a query can carry: little-endian, C-ordered arrays of the types of base/types.h. Everything else
-// (object arrays, Fortran order, big endian, truncated or trailing bytes) is an error that names the file and the
-// reason; nothing is allocated beyond the file's own size. Writing replaces the file.
+// Tensors in NumPy's .npy files (base/npy.h says which are read), and raw files of tensor bytes. Errors name the file
+// and the reason. Writing replaces the file.
 //
 // Thread rule: free functions without state.
 #ifndef ABACUS_CLIENT_NPY_H_

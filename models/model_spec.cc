@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <set>
 #include <utility>
@@ -19,6 +20,7 @@ constexpr int64_t kMaxDim = int64_t{1} << 31;
 constexpr int64_t kMaxBatch = 65536;
 constexpr int64_t kMaxSequence = 1 << 20;
 constexpr uint64_t kMaxBlockBytes = uint64_t{1} << 40;
+constexpr size_t kSha256Digits = 64;
 constexpr double kMaxFakeUs = 1e9;
 constexpr int64_t kMaxFakeOperators = 100'000;
 constexpr int64_t kInt64Max = std::numeric_limits<int64_t>::max();
@@ -69,29 +71,62 @@ void ReadShape(TableReader* reader, TensorSpec* tensor) {
   }
 }
 
-void ReadRange(TableReader* reader, TensorSpec* tensor) {
-  const toml::array* range = reader->Array("range");
-  if (range == nullptr || !reader->has("dtype")) return;
-  if (!InfoOf(tensor->dtype).integer) {
-    reader->Fail("range", "is only for integer inputs; this one is " + std::string(DTypeName(tensor->dtype)));
+void ReadIntRange(TableReader* reader, const toml::array& range, const std::vector<int64_t>& sequence_lengths,
+                  TensorSpec* tensor) {
+  const IntRange limits = LimitsOf(tensor->dtype);
+  const auto* low = range.size() == 2 ? range[0].as_integer() : nullptr;
+  const auto* high = range.size() == 2 ? range[1].as_integer() : nullptr;
+  const auto* symbol = range.size() == 2 ? range[1].as_string() : nullptr;
+  if (low != nullptr && symbol != nullptr && symbol->get() == "sequence") {
+    if (sequence_lengths.empty()) {
+      reader->Fail("range", "\"sequence\" is the length of the query's sequence, but [buckets] has no sequence");
+    } else if (low->get() < limits.low || low->get() > sequence_lengths.front()) {
+      reader->Fail("range", "its lowest value must be from " + std::to_string(limits.low) +
+                                " to the shortest sequence of [buckets], " + std::to_string(sequence_lengths.front()) +
+                                ", not " + std::to_string(low->get()));
+    } else {
+      tensor->range = IntRange{low->get(), std::min(sequence_lengths.back(), limits.high), /*to_sequence=*/true};
+    }
     return;
   }
-  const IntRange limits = LimitsOf(tensor->dtype);
-  const auto* low = range->size() == 2 ? (*range)[0].as_integer() : nullptr;
-  const auto* high = range->size() == 2 ? (*range)[1].as_integer() : nullptr;
   if (low == nullptr || high == nullptr || low->get() > high->get() || low->get() < limits.low ||
       high->get() > limits.high) {
     reader->Fail("range", "must be [lowest, highest], two ascending integers from " + std::to_string(limits.low) +
-                              " to " + std::to_string(limits.high));
+                              " to " + std::to_string(limits.high) +
+                              ", or [lowest, \"sequence\"] for values up to the query's own sequence length");
     return;
   }
   tensor->range = IntRange{low->get(), high->get()};
 }
 
-// Padding reaches the model, so its value must be one that the model accepts.
-void ReadPad(TableReader* reader, TensorSpec* tensor) {
-  const bool integer = InfoOf(tensor->dtype).integer;
-  const IntRange limits = integer ? tensor->range.value_or(LimitsOf(tensor->dtype)) : IntRange{kInt64Min, kInt64Max};
+void ReadFloatRange(TableReader* reader, const toml::array& range, TensorSpec* tensor) {
+  const auto low = range.size() == 2 ? range[0].value<double>() : std::nullopt;
+  const auto high = range.size() == 2 ? range[1].value<double>() : std::nullopt;
+  if (low && high && std::isfinite(*low) && std::isfinite(*high) && *low <= *high) {
+    tensor->float_range = FloatRange{*low, *high};
+  } else {
+    reader->Fail("range", "must be [lowest, highest], two ascending finite numbers");
+  }
+}
+
+void ReadRange(TableReader* reader, const std::vector<int64_t>& sequence_lengths, TensorSpec* tensor) {
+  const toml::array* range = reader->Array("range");
+  if (range == nullptr || !reader->has("dtype")) return;
+  if (InfoOf(tensor->dtype).integer) {
+    ReadIntRange(reader, *range, sequence_lengths, tensor);
+  } else {
+    ReadFloatRange(reader, *range, tensor);
+  }
+}
+
+// Padding reaches the model, so its value must be one that the model accepts, in every bucket.
+void ReadPad(TableReader* reader, const std::vector<int64_t>& sequence_lengths, TensorSpec* tensor) {
+  if (!InfoOf(tensor->dtype).integer) {
+    if (reader->has("pad")) reader->Fail("pad", "is only for integer inputs; float inputs are padded with zeros");
+    return;
+  }
+  IntRange limits = tensor->range.value_or(LimitsOf(tensor->dtype));
+  if (limits.to_sequence) limits.high = std::min(limits.high, sequence_lengths.front());
   if (reader->Integer("pad", limits.low, limits.high, &tensor->pad)) {
     if (!Uses(*tensor, kSequenceDim)) reader->Fail("pad", "is only for inputs with a \"sequence\" dimension");
   } else if (Uses(*tensor, kSequenceDim) && (limits.low > 0 || limits.high < 0)) {
@@ -99,7 +134,8 @@ void ReadPad(TableReader* reader, TensorSpec* tensor) {
   }
 }
 
-Result<TensorSpec> ReadTensor(TableReader reader, bool is_input, std::set<std::string>* names) {
+Result<TensorSpec> ReadTensor(TableReader reader, bool is_input, const std::vector<int64_t>& sequence_lengths,
+                              std::set<std::string>* names) {
   static constexpr auto kDTypeNames = [] {
     std::array<std::string_view, kDTypes.size()> result;
     for (size_t i = 0; i < kDTypes.size(); ++i) result[i] = kDTypes[i].name;
@@ -116,17 +152,18 @@ Result<TensorSpec> ReadTensor(TableReader reader, bool is_input, std::set<std::s
   ReadShape(&reader, &tensor);
   reader.Require("shape", "for example shape = [\"batch\", 3, 224, 224]");
   if (is_input) {
-    ReadRange(&reader, &tensor);
-    ReadPad(&reader, &tensor);
+    ReadRange(&reader, sequence_lengths, &tensor);
+    ReadPad(&reader, sequence_lengths, &tensor);
   }
   ABACUS_RETURN_IF_ERROR(reader.Finish());
   return tensor;
 }
 
-Status ReadTensors(TableReader* root, std::string_view key, bool is_input, std::vector<TensorSpec>* out) {
+Status ReadTensors(TableReader* root, std::string_view key, bool is_input, const std::vector<int64_t>& sequence_lengths,
+                   std::vector<TensorSpec>* out) {
   std::set<std::string> names;
   for (TableReader& reader : root->Tables(key, kMaxTensorsPerSide)) {
-    Result<TensorSpec> tensor = ReadTensor(std::move(reader), is_input, &names);
+    Result<TensorSpec> tensor = ReadTensor(std::move(reader), is_input, sequence_lengths, &names);
     if (!tensor) return tensor.error();
     out->push_back(std::move(*tensor));
   }
@@ -135,21 +172,29 @@ Status ReadTensors(TableReader* root, std::string_view key, bool is_input, std::
   return root->failed() ? root->Finish() : Status::Ok();
 }
 
-Status ReadBuckets(TableReader reader, ModelSpec* spec) {
-  const bool batch_used = AnyUses(spec->inputs, kBatchDim);
-  const bool sequence_used = AnyUses(spec->inputs, kSequenceDim);
-  reader.Ascending("batch", 1, kMaxBatch, &spec->batch_sizes);
-  reader.Require("batch", "for example batch = [1, 2, 4]");
-  if (reader.Ascending("sequence", 1, kMaxSequence, &spec->sequence_lengths) && !sequence_used) {
-    reader.Fail("sequence", "no input has a \"sequence\" dimension");
+// Its errors wait for CheckBuckets.
+void ReadBuckets(TableReader* reader, ModelSpec* spec) {
+  reader->Ascending("batch", 1, kMaxBatch, &spec->batch_sizes);
+  reader->Require("batch", "for example batch = [1, 2, 4]");
+  reader->Ascending("sequence", 1, kMaxSequence, &spec->sequence_lengths);
+  size_t padding = 0;
+  if (reader->OneOf("sequence_padding", kSequencePaddingNames, &padding)) {
+    spec->sequence_padding = static_cast<SequencePadding>(padding);
+  }
+}
+
+Status CheckBuckets(TableReader reader, const ModelSpec& spec) {
+  const bool sequence_used = AnyUses(spec.inputs, kSequenceDim);
+  for (const char* key : {"sequence", "sequence_padding"}) {
+    if (reader.has(key) && !sequence_used) reader.Fail(key, "no input has a \"sequence\" dimension");
   }
   if (sequence_used) reader.Require("sequence", "an input has a \"sequence\" dimension");
   ABACUS_RETURN_IF_ERROR(reader.Finish());
-  if (!batch_used && !spec->batch_sizes.empty() && spec->batch_sizes != std::vector<int64_t>{1}) {
+  if (!AnyUses(spec.inputs, kBatchDim) && spec.batch_sizes != std::vector<int64_t>{1}) {
     reader.Fail("batch", "must be [1], because no input has a \"batch\" dimension");
   }
-  if (spec->bucket_count() > kMaxBuckets) {
-    reader.Fail("", std::to_string(spec->bucket_count()) + " buckets (batch sizes x sequence lengths); at most " +
+  if (spec.bucket_count() > kMaxBuckets) {
+    reader.Fail("", std::to_string(spec.bucket_count()) + " buckets (batch sizes x sequence lengths); at most " +
                         std::to_string(kMaxBuckets) + " are allowed");
   }
   return reader.Finish();
@@ -166,17 +211,44 @@ Status ReadFake(TableReader reader, FakeTiming* fake) {
   return reader.Finish();
 }
 
-// The model's file lies beside or below its TOML: whoever may write one may write the other.
-void ReadFile(TableReader* root, ModelSpec* spec) {
-  std::string file = spec->name + ".pt";
-  if (root->String("file", &file)) {
-    const std::filesystem::path relative(file);
-    const bool climbs = std::find(relative.begin(), relative.end(), "..") != relative.end();
-    if (relative.is_absolute() || climbs) {
-      root->Fail("file", "must be relative to this file's folder and stay inside it, not " + Quoted(file));
-    }
+// A file of the model lies beside or below its TOML: whoever may write one may write the other.
+bool ReadFile(TableReader* reader, const std::filesystem::path& folder, std::filesystem::path* out) {
+  std::string file;
+  if (!reader->String("file", &file)) return false;
+  const std::filesystem::path relative(file);
+  const bool climbs = std::find(relative.begin(), relative.end(), "..") != relative.end();
+  if (relative.is_absolute() || climbs) {
+    reader->Fail("file", "must be relative to this file's folder and stay inside it, not " + Quoted(file));
   }
-  spec->file = (spec->toml_path.parent_path() / file).lexically_normal();
+  *out = (folder / relative).lexically_normal();
+  return true;
+}
+
+void ReadSha256(TableReader* reader, std::string* out) {
+  if (!reader->String("sha256", out)) return;
+  if (out->size() != kSha256Digits || out->find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
+    reader->Fail("sha256", "must be 64 hexadecimal digits, as sha256sum prints them, not " + Quoted(*out));
+  }
+  for (char& digit : *out) {
+    if (digit >= 'A' && digit <= 'F') digit = static_cast<char>(digit - 'A' + 'a');
+  }
+}
+
+Status ReadLibraries(TableReader* root, ModelSpec* spec) {
+  for (TableReader& reader : root->Tables("libraries", kMaxLibraries)) {
+    OperatorLibrary library;
+    ReadFile(&reader, spec->toml_path.parent_path(), &library.file);
+    reader.Require("file", "for example file = \"ops.so\"");
+    ReadSha256(&reader, &library.sha256);
+    reader.Require("sha256", "the digest of the library that the model was exported with");
+    for (const OperatorLibrary& other : spec->libraries) {
+      if (other.file == library.file) reader.Fail("file", Quoted(library.file.string()) + " is listed twice");
+    }
+    ABACUS_RETURN_IF_ERROR(reader.Finish());
+    library.open_path = library.file;
+    spec->libraries.push_back(std::move(library));
+  }
+  return root->failed() ? root->Finish() : Status::Ok();
 }
 
 // Bytes of a tensor rounded up to the alignment; nullopt when they exceed kMaxBlockBytes.
@@ -204,6 +276,13 @@ Status CheckBlockBytes(TableReader* root, const ModelSpec& spec) {
   return Status::Ok();
 }
 
+// Index of the first size that is at least `size`, or that is `size` where only that will do.
+std::optional<size_t> SmallestThatHolds(const std::vector<int64_t>& sizes, int64_t size, bool exact) {
+  const auto found = std::lower_bound(sizes.begin(), sizes.end(), size);
+  if (found == sizes.end() || (exact && *found != size)) return std::nullopt;
+  return static_cast<size_t>(found - sizes.begin());
+}
+
 }  // namespace
 
 Bucket ModelSpec::bucket(size_t index) const {
@@ -214,14 +293,13 @@ Bucket ModelSpec::bucket(size_t index) const {
 
 std::optional<uint32_t> ModelSpec::FindBucket(int64_t batch, int64_t sequence) const {
   if (batch < 1 || (has_sequence() ? sequence < 1 : sequence != 0)) return std::nullopt;
-  const auto row = std::lower_bound(batch_sizes.begin(), batch_sizes.end(), batch);
-  if (row == batch_sizes.end()) return std::nullopt;
-  const auto row_index = static_cast<size_t>(row - batch_sizes.begin());
-  if (!has_sequence()) return static_cast<uint32_t>(row_index);
-  const auto column = std::lower_bound(sequence_lengths.begin(), sequence_lengths.end(), sequence);
-  if (column == sequence_lengths.end()) return std::nullopt;
-  const auto column_index = static_cast<size_t>(column - sequence_lengths.begin());
-  return static_cast<uint32_t>(row_index * sequence_lengths.size() + column_index);
+  const std::optional<size_t> row = SmallestThatHolds(batch_sizes, batch, /*exact=*/!batchable);
+  if (!row) return std::nullopt;
+  if (!has_sequence()) return static_cast<uint32_t>(*row);
+  const std::optional<size_t> column =
+      SmallestThatHolds(sequence_lengths, sequence, sequence_padding == SequencePadding::kExact);
+  if (!column) return std::nullopt;
+  return static_cast<uint32_t>(*row * sequence_lengths.size() + *column);
 }
 
 std::vector<std::string> DimNames(const TensorSpec& tensor) {
@@ -238,17 +316,23 @@ Result<ModelSpec> ParseModelSpec(std::string_view text, const std::filesystem::p
   if (!document) return Error(document.error());
 
   ModelSpec spec;
+  spec.text = text;
   spec.toml_path = std::filesystem::absolute(toml_path).lexically_normal();
   TableReader root(&*document, "", source);
   root.Name("name", NameKind::kService, kMaxModelNameBytes, &spec.name);
   root.Require("name", "for example name = \"minilm\"");
-  ReadFile(&root, &spec);
+  const std::filesystem::path folder = spec.toml_path.parent_path();
+  if (!ReadFile(&root, folder, &spec.file)) spec.file = folder / (spec.name + ".pt");
+  spec.open_path = spec.file;
   root.Number("tolerance", 0, 1, &spec.tolerance);
+  root.Bool("batchable", &spec.batchable);
 
-  ABACUS_RETURN_IF_ERROR(ReadTensors(&root, "inputs", /*is_input=*/true, &spec.inputs));
-  ABACUS_RETURN_IF_ERROR(ReadTensors(&root, "outputs", /*is_input=*/false, &spec.outputs));
   TableReader buckets = root.Table("buckets");
   TableReader fake = root.Table("fake");
+  ReadBuckets(&buckets, &spec);
+  ABACUS_RETURN_IF_ERROR(ReadTensors(&root, "inputs", /*is_input=*/true, spec.sequence_lengths, &spec.inputs));
+  ABACUS_RETURN_IF_ERROR(ReadTensors(&root, "outputs", /*is_input=*/false, {}, &spec.outputs));
+  ABACUS_RETURN_IF_ERROR(ReadLibraries(&root, &spec));
   root.Require("buckets", "for example [buckets] with batch = [1, 2, 4]");
   ABACUS_RETURN_IF_ERROR(root.Finish());
 
@@ -258,7 +342,7 @@ Result<ModelSpec> ParseModelSpec(std::string_view text, const std::filesystem::p
     }
   }
   ABACUS_RETURN_IF_ERROR(root.Finish());
-  ABACUS_RETURN_IF_ERROR(ReadBuckets(std::move(buckets), &spec));
+  ABACUS_RETURN_IF_ERROR(CheckBuckets(std::move(buckets), spec));
   ABACUS_RETURN_IF_ERROR(ReadFake(std::move(fake), &spec.fake));
   ABACUS_RETURN_IF_ERROR(CheckBlockBytes(&root, spec));
   return spec;

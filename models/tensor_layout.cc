@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "models/float_bits.h"
+
 namespace abacus {
 
 TensorLayout LayoutOf(const ModelSpec& spec, int64_t rows, int64_t sequence) {
@@ -61,14 +63,19 @@ void ScatterRows(std::byte* query, const std::byte* batch, const RowSlab& slab) 
 }
 
 void FillPadding(std::span<std::byte> bytes, const TensorSpec& input) {
-  const int64_t pad = input.range ? std::clamp(input.pad, input.range->low, input.range->high) : input.pad;
-  if (pad == 0 || !InfoOf(input.dtype).integer) {  // all-zero bytes are zero in every float type too
+  uint64_t element = 0;  // little endian: its low bytes are the value
+  if (input.float_range) {
+    element = NearestFloat(std::clamp(0.0, input.float_range->low, input.float_range->high), input.dtype);
+  } else if (InfoOf(input.dtype).integer) {
+    element =
+        static_cast<uint64_t>(input.range ? std::clamp(input.pad, input.range->low, input.range->high) : input.pad);
+  }
+  if (element == 0) {  // zero in every type
     std::memset(bytes.data(), 0, bytes.size());
     return;
   }
   const size_t width = DTypeBytes(input.dtype);
-  for (size_t at = 0; at + width <= bytes.size(); at += width)
-    std::memcpy(bytes.data() + at, &pad, width);  // low bytes
+  for (size_t at = 0; at + width <= bytes.size(); at += width) std::memcpy(bytes.data() + at, &element, width);
 }
 
 }  // namespace abacus

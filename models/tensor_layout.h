@@ -51,8 +51,9 @@ RowSlab SlabOf(const TensorSpec& tensor, const Bucket& bucket, int64_t first_row
 void GatherRows(std::byte* batch, const std::byte* query, const RowSlab& slab);
 void ScatterRows(std::byte* query, const std::byte* batch, const RowSlab& slab);
 
-// Fills with the padding value of an input: `pad`, moved into the declared range, since a padded index that lies
-// outside its table would be as harmful as a client's. Floats are padded with zeros.
+// Fills with the padding value of an input: `pad` for integers, zero for floats, moved into the declared range, since a
+// padded value outside it would be as harmful as a client's. The parser keeps `pad` and the low end of a range up to
+// the query's sequence within the shortest bucket, so what this fills in is inside in every bucket.
 void FillPadding(std::span<std::byte> bytes, const TensorSpec& input);
 
 }  // namespace abacus

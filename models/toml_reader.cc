@@ -9,6 +9,8 @@
 #include <system_error>
 #include <utility>
 
+#include "base/duration.h"
+
 namespace abacus {
 
 namespace {
@@ -37,6 +39,41 @@ std::string Expected(std::string_view what, double low, double high) {
 
 std::string Expected(std::string_view what, int64_t low, int64_t high) {
   return "must be " + std::string(what) + " from " + std::to_string(low) + " to " + std::to_string(high);
+}
+
+std::string ExpectedDuration(bool may_be_number, const DurationRule& rule) {
+  std::string text = "must be a duration from " + FormatDuration(rule.low_ns) + " to " + FormatDuration(rule.high_ns);
+  if (may_be_number) {
+    const auto unit_ns = static_cast<double>(NsPerUnit(rule.unit));
+    const auto in_unit = [unit_ns](uint64_t ns) { return FormatNumber(static_cast<double>(ns) / unit_ns); };
+    text = "must be a number of " + std::string(rule.unit) + " from " + in_unit(rule.low_ns) + " to " +
+           in_unit(rule.high_ns) + (rule.may_be_auto ? ", -1 for \"auto\"," : "") + " or a duration";
+  }
+  text += " such as \"50ms\"";
+  if (rule.step_ns > 1) text += ", in steps of " + FormatDuration(rule.step_ns);
+  return text + (rule.may_be_auto && !may_be_number ? ", or \"auto\"" : "");
+}
+
+// Nanoseconds of a node that follows the rule.
+std::optional<uint64_t> DurationOf(const toml::node& node, bool may_be_number, const DurationRule& rule) {
+  uint64_t ns = 0;
+  if (const auto* text = node.as_string()) {
+    if (rule.may_be_auto && text->get() == "auto") return kAutoDuration;
+    const Result<uint64_t> parsed = ParseDuration(text->get());
+    if (!parsed) return std::nullopt;
+    ns = *parsed;
+  } else {
+    double value = std::nan("");
+    if (const auto* integer = node.as_integer()) value = static_cast<double>(integer->get());
+    if (const auto* floating = node.as_floating_point()) value = floating->get();
+    if (!may_be_number || std::isnan(value)) return std::nullopt;
+    if (rule.may_be_auto && value == -1) return kAutoDuration;
+    const double exact_ns = value * static_cast<double>(NsPerUnit(rule.unit));
+    if (exact_ns < 0 || exact_ns > 2 * static_cast<double>(rule.high_ns)) return std::nullopt;  // before it is rounded
+    ns = static_cast<uint64_t>(std::llround(exact_ns));
+  }
+  if (ns < rule.low_ns || ns > rule.high_ns || ns % rule.step_ns != 0) return std::nullopt;
+  return ns;
 }
 
 struct Objection {
@@ -268,11 +305,28 @@ bool TableReader::Number(std::string_view key, double low, double high, double* 
   return true;
 }
 
-bool TableReader::Scaled(std::string_view key, double low, double high, double scale, uint64_t* out) {
-  double value = 0;
-  if (!Number(key, low, high, &value)) return false;
-  *out = static_cast<uint64_t>(std::llround(value * scale));
-  return true;
+bool TableReader::Duration(std::string_view name, const DurationRule& rule, uint64_t* out_ns) {
+  const std::string number_key = std::string(name) + "_" + std::string(rule.unit);
+  const toml::node* text = Find(name);
+  const toml::node* number = Find(number_key);
+  if (text != nullptr && number != nullptr) {
+    Fail(number_key, "means the same as " + KeyPath(name) + "; keep one of them");
+    return false;
+  }
+  if (text == nullptr && number == nullptr) return false;
+  const std::string_view key = text != nullptr ? name : std::string_view(number_key);
+  const toml::node& node = text != nullptr ? *text : *number;
+  const std::optional<uint64_t> ns = DurationOf(node, number != nullptr, rule);
+  if (ns) {
+    *out_ns = *ns;
+    return true;
+  }
+  std::string what = ExpectedDuration(number != nullptr, rule) + ", not " + DescribeNode(node);
+  if (const auto* value = node.as_string(); value != nullptr && !ParseDuration(value->get())) {
+    what += "; a duration is a number and one of " + std::string(kDurationUnits);
+  }
+  Fail(key, what);
+  return false;
 }
 
 bool TableReader::ScaledInteger(std::string_view key, int64_t low, int64_t high, uint64_t scale, uint64_t* out) {

@@ -46,6 +46,16 @@ enum class NameKind : uint8_t {
   kTensor,   // printable ASCII without blanks
 };
 
+// What a key for a duration takes. Bounds are inclusive.
+struct DurationRule {
+  std::string_view unit;  // of the key for numbers: one of kDurationUnits
+  uint64_t low_ns = 0;
+  uint64_t high_ns = 0;
+  uint64_t step_ns = 1;      // only whole multiples of it
+  bool may_be_auto = false;  // "auto", as a number -1: kAutoDuration
+};
+inline constexpr uint64_t kAutoDuration = UINT64_MAX;
+
 class TableReader {
  public:
   // `path` is the table's dotted name in messages, "" for the root; `source` stands for FILE where a table has no
@@ -64,8 +74,9 @@ class TableReader {
   bool Bool(std::string_view key, bool* out);
   // An integer or a finite float.
   bool Number(std::string_view key, double low, double high, double* out);
-  // A number in some unit, stored as a whole number of smaller ones: `scale` of them make one unit.
-  bool Scaled(std::string_view key, double low, double high, double scale, uint64_t* out);
+  // A duration, as either of two keys: `name` is a text with a unit, such as qos = "50ms"; `name`_`unit` is a number in
+  // that unit, such as qos_ms = 50, or a text as well. Both together are an error.
+  bool Duration(std::string_view name, const DurationRule& rule, uint64_t* out_ns);
   // An integer in some unit, stored as value * scale.
   bool ScaledInteger(std::string_view key, int64_t low, int64_t high, uint64_t scale, uint64_t* out);
   bool String(std::string_view key, std::string* out);  // not empty

@@ -150,6 +150,72 @@ TEST(ModelSpecTest, FindBucketWithoutSequenceTakesNone) {
   EXPECT_EQ(spec.bucket(2).sequence, 0);
 }
 
+TEST(ModelSpecTest, ClaimsHaveDefaults) {
+  const ModelSpec spec = Valid();
+  EXPECT_TRUE(spec.batchable);
+  EXPECT_EQ(spec.sequence_padding, SequencePadding::kHarmless);
+  EXPECT_TRUE(spec.libraries.empty());
+  EXPECT_EQ(spec.text, kText);
+  EXPECT_EQ(spec.open_path, spec.file);
+  EXPECT_FALSE(spec.inputs[1].range);
+  EXPECT_FALSE(spec.inputs[1].float_range);
+}
+
+TEST(ModelSpecTest, DependentRowsTakeExactBatches) {
+  const ModelSpec spec = Valid(WithLine(3, "batchable = false"));
+  EXPECT_FALSE(spec.batchable);
+  EXPECT_EQ(spec.FindBucket(3, 16), std::nullopt) << "not padded to 4";
+  EXPECT_EQ(spec.FindBucket(4, 16), 4u);
+  EXPECT_EQ(spec.FindBucket(4, 17), 5u) << "padding along the sequence is another claim";
+  EXPECT_EQ(spec.FindBucket(5, 16), std::nullopt);
+}
+
+TEST(ModelSpecTest, HarmfulSequencePaddingTakesExactLengths) {
+  const ModelSpec exact = Valid(WithLine(6, "sequence = [16, 32]\nsequence_padding = 'exact'"));
+  EXPECT_EQ(exact.sequence_padding, SequencePadding::kExact);
+  EXPECT_EQ(exact.FindBucket(1, 15), std::nullopt);
+  EXPECT_EQ(exact.FindBucket(1, 17), std::nullopt);
+  EXPECT_EQ(exact.FindBucket(1, 16), 0u);
+  EXPECT_EQ(exact.FindBucket(3, 32), 5u) << "rows are another claim";
+  for (const auto& [name, padding] :
+       {std::pair{"harmless", SequencePadding::kHarmless}, std::pair{"allowed", SequencePadding::kAllowed}}) {
+    const ModelSpec spec = Valid(WithLine(6, "sequence = [16, 32]\nsequence_padding = '" + std::string(name) + "'"));
+    EXPECT_EQ(spec.sequence_padding, padding);
+    EXPECT_EQ(SequencePaddingName(padding), name);
+    EXPECT_EQ(spec.FindBucket(1, 17), 1u);
+  }
+}
+
+TEST(ModelSpecTest, FloatInputsHaveRanges) {
+  const auto range = [](std::string_view text) {
+    return Valid(WithLine(16, "shape = ['batch', 3, 5]\nrange = " + std::string(text))).inputs[1].float_range;
+  };
+  EXPECT_EQ(range("[0.01, 1.0]"), (FloatRange{0.01, 1.0}));
+  EXPECT_EQ(range("[0, 255]"), (FloatRange{0, 255}));
+  EXPECT_EQ(range("[-1, 1e300]"), (FloatRange{-1, 1e300}));
+  EXPECT_EQ(range("[2.5, 2.5]"), (FloatRange{2.5, 2.5}));
+}
+
+TEST(ModelSpecTest, ARangeMayEndAtTheSequence) {
+  const ModelSpec spec = Valid(WithLine(11, "range = [0, 'sequence']"));
+  EXPECT_EQ(spec.inputs[0].range, (IntRange{0, 32, /*to_sequence=*/true})) << "the longest bucket";
+  EXPECT_FALSE(Valid().inputs[0].range->to_sequence);
+}
+
+constexpr std::string_view kSha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00A08";
+
+TEST(ModelSpecTest, LibrariesLieBesideTheDescription) {
+  const std::string text = std::string(kText) + "[[libraries]]\nfile = 'lib/ops.so'\nsha256 = '" +
+                           std::string(kSha256) + "'\n[[libraries]]\nfile = 'more.so'\nsha256 = '" +
+                           std::string(kSha256) + "'\n";
+  const ModelSpec spec = Valid(text);
+  ASSERT_EQ(spec.libraries.size(), 2u);
+  EXPECT_EQ(spec.libraries[0].file, "/models/lib/ops.so");
+  EXPECT_EQ(spec.libraries[0].open_path, "/models/lib/ops.so");
+  EXPECT_EQ(spec.libraries[0].sha256, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08");
+  EXPECT_EQ(spec.libraries[1].file, "/models/more.so");
+}
+
 TEST(ModelSpecTest, LayoutPlacesInputsThenOutputsAligned) {
   const ModelSpec spec = Valid();
   for (size_t i = 0; i < spec.bucket_count(); ++i) {
@@ -279,12 +345,46 @@ TEST(MutatedSpecTest, Tensors) {
                  {11, "range = 5", "inputs[0].range", "must be an array"},
                  {12, "pad = 30522", "inputs[0].pad", "from 0 to 30521, not 30522"},
                  {12, "pad = 'x'", "inputs[0].pad", "must be an integer"},
-                 {16, "shape = ['batch', 3]\nrange = [0, 1]", "inputs[1].range", "only for integer inputs"},
-                 {16, "shape = ['batch', 3]\npad = 1", "inputs[1].pad", "\"sequence\" dimension"},
+                 {16, "shape = ['batch', 3]\npad = 1", "inputs[1].pad", "only for integer inputs"},
                  {18, "name = 3", "outputs[0].name", "must be a string"},
                  {19, "dtype = 'complex64'", "outputs[0].dtype", "must be one of"},
                  {20, "shape = ['batch', true]", "outputs[0].shape", "not true"},
                  {20, "shape = ['batch']\nrange = [0, 1]", "outputs[0].range", "unknown key"}});
+}
+
+TEST(MutatedSpecTest, Claims) {
+  ExpectRefused({{3, "batchable = 1", "batchable", "true or false"},
+                 {3, "batchabel = false", "batchabel", "did you mean \"batchable\"?"},
+                 {6, "sequence = [16]\nsequence_padding = 'some'", "buckets.sequence_padding", "\"harmless\""},
+                 {6, "sequence = [16]\nsequence_padding = true", "buckets.sequence_padding", "must be one of"},
+                 {11, "range = [0, 'batch']", "inputs[0].range", "[lowest, \"sequence\"]"},
+                 {11, "range = ['sequence', 5]", "inputs[0].range", "[lowest, \"sequence\"]"},
+                 {11, "range = [17, 'sequence']", "inputs[0].range", "the shortest sequence of [buckets], 16, not 17"},
+                 {16, "shape = ['batch', 3]\nrange = [1.0, 0.5]", "inputs[1].range", "two ascending finite numbers"},
+                 {16, "shape = ['batch', 3]\nrange = [0.5]", "inputs[1].range", "two ascending finite numbers"},
+                 {16, "shape = ['batch', 3]\nrange = [nan, 1.0]", "inputs[1].range", "two ascending finite numbers"},
+                 {16, "shape = ['batch', 3]\nrange = [0.0, inf]", "inputs[1].range", "two ascending finite numbers"},
+                 {16, "shape = ['batch', 3]\nrange = [0.0, 'sequence']", "inputs[1].range", "finite numbers"},
+                 {16, "shape = ['batch', 3]\nrange = [0.0, true]", "inputs[1].range", "finite numbers"},
+                 {16, "shape = ['batch', 'sequence']\npad = 1", "inputs[1].pad", "only for integer inputs"}});
+}
+
+TEST(MutatedSpecTest, Libraries) {
+  const auto refused = [](std::string_view lines, std::string_view message) {
+    const Result<ModelSpec> spec = Parse(std::string(kText) + "[[libraries]]\n" + std::string(lines));
+    ASSERT_FALSE(spec) << lines;
+    EXPECT_THAT(spec.error().message(), StartsWith("/models/m.toml:"));
+    EXPECT_THAT(spec.error().message(), HasSubstr(message)) << lines;
+  };
+  const std::string sha256 = "sha256 = '" + std::string(kSha256) + "'\n";
+  refused("file = '/ops.so'\n" + sha256, "libraries[0].file: must be relative to this file's folder");
+  refused("file = '../ops.so'\n" + sha256, "libraries[0].file: must be relative to this file's folder");
+  refused("file = 'ops.so'\n", "libraries[0].sha256: is missing");
+  refused(sha256, "libraries[0].file: is missing");
+  refused("file = 'ops.so'\nsha256 = 'abc'\n", "libraries[0].sha256: must be 64 hexadecimal digits");
+  refused("file = 'ops.so'\nsha256 = '" + std::string(64, 'g') + "'\n", "must be 64 hexadecimal digits");
+  refused("file = 'ops.so'\n" + sha256 + "[[libraries]]\nfile = './ops.so'\n" + sha256,
+          "libraries[1].file: \"/models/ops.so\" is listed twice");
 }
 
 TEST(MutatedSpecTest, Fake) {
@@ -316,6 +416,25 @@ TEST(ModelSpecTest, SequenceBucketsGoWithSequenceDimensions) {
   std::string text = WithLine(10, "shape = ['batch', 7]");
   text.replace(text.find("pad = 0"), 7, "");
   ExpectError(text, ":6: buckets.sequence: no input has a \"sequence\" dimension");
+}
+
+TEST(ModelSpecTest, SequenceClaimsNeedASequence) {
+  constexpr std::string_view kNoSequence =
+      "name='m'\n[[inputs]]\nname='x'\ndtype='int8'\nshape=['batch']\nRANGE\n[[outputs]]\nname='y'\n"
+      "dtype='int8'\nshape=['batch']\n[buckets]\nbatch=[1]\nPADDING\n";
+  const auto with = [&](std::string_view range, std::string_view padding) {
+    std::string text(kNoSequence);
+    text.replace(text.find("RANGE"), 5, range);
+    return text.replace(text.find("PADDING"), 7, padding);
+  };
+  ExpectError(with("", "sequence_padding='exact'"), "buckets.sequence_padding: no input has a \"sequence\" dimension");
+  ExpectError(with("range=[0, 'sequence']", ""), ":6: inputs[0].range: \"sequence\" is the length of the query's");
+}
+
+TEST(ModelSpecTest, PadFitsTheShortestSequenceOfARangeUpToIt) {
+  std::string text = WithLine(11, "range = [1, 'sequence']");
+  text.replace(text.find("pad = 0"), 7, "pad = 17");
+  ExpectError(text, "inputs[0].pad: must be an integer from 1 to 16, not 17");
 }
 
 TEST(ModelSpecTest, OutputsMayUseOnlySymbolsOfInputs) {

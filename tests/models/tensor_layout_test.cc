@@ -237,6 +237,25 @@ TEST(FillPadding, PadsFloatsWithZero) {
   }
 }
 
+TEST(FillPadding, MovesZeroIntoTheRangeOfFloats) {
+  const auto input = [](DType dtype, double low, double high) {
+    return TensorSpec{"x", dtype, {kBatchDim}, {}, 0, FloatRange{low, high}};
+  };
+  EXPECT_EQ(Padded<float>(input(DType::kFloat32, 0.1, 1)), std::vector<float>(3, 0.1f));
+  EXPECT_EQ(Padded<float>(input(DType::kFloat32, -2, -0.5)), std::vector<float>(3, -0.5f));
+  EXPECT_EQ(Padded<float>(input(DType::kFloat32, -1, 1)), std::vector<float>(3, 0.0f));
+  EXPECT_EQ(Padded<double>(input(DType::kFloat64, 0.1, 1)), std::vector<double>(3, 0.1));
+  EXPECT_EQ(Padded<uint16_t>(input(DType::kFloat16, 1.5, 2)), std::vector<uint16_t>(3, 0x3e00));
+  EXPECT_EQ(Padded<uint16_t>(input(DType::kBFloat16, -2, -1.5)), std::vector<uint16_t>(3, 0xbfc0));
+}
+
+TEST(FillPadding, IsTheLowEndOfARangeUpToTheSequence) {
+  TensorSpec input{"lengths", DType::kInt64, {kBatchDim}, IntRange{1, 512, /*to_sequence=*/true}, 0};
+  EXPECT_EQ(Padded<int64_t>(input), std::vector<int64_t>(3, 1));
+  input.range->low = 0;
+  EXPECT_EQ(Padded<int64_t>(input), std::vector<int64_t>(3, 0));
+}
+
 TEST(LayoutOf, IsAlignedAndFollowsTheQuery) {
   ModelSpec spec;
   spec.inputs = {{"ids", DType::kInt64, {kBatchDim, kSequenceDim}, {}, 0}, {"x", DType::kFloat32, {3}, {}, 0}};

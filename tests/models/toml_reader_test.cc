@@ -38,7 +38,7 @@ string = "s"
 ascending = [1, 2, 8]
 strings = ["a", "b"]
 lone = "c"
-ms = 1.5
+wait = "1.5ms"
 mib = 2
 [table]
 x = 1
@@ -64,7 +64,7 @@ x = 1
   EXPECT_TRUE(reader.Ascending("ascending", 1, 8, &ascending));
   EXPECT_TRUE(reader.Strings("strings", &strings));
   EXPECT_TRUE(reader.Strings("lone", &lone));
-  EXPECT_TRUE(reader.Scaled("ms", 0, 10, 1e6, &ns));
+  EXPECT_TRUE(reader.Duration("wait", {.unit = "ms", .high_ns = 10'000'000}, &ns));
   EXPECT_TRUE(reader.ScaledInteger("mib", 0, 10, 1 << 20, &bytes));
   EXPECT_TRUE(reader.Table("table").has("x"));
   EXPECT_FALSE(reader.Table("no_table").has_table());
@@ -93,6 +93,62 @@ TEST(TomlReaderTest, KeepsTheFirstErrorAndStopsReading) {
   EXPECT_EQ(c, 0);
   EXPECT_EQ(document.reader().Finish().message(), "f.toml:1: a: must be an integer from 0 to 10, not 99");
   EXPECT_EQ(document.reader().Finish().code(), StatusCode::kInvalidArgument);
+}
+
+constexpr DurationRule kRule = {.unit = "ms", .low_ns = 1'000, .high_ns = 60'000'000'000};
+
+Result<uint64_t> ReadWait(std::string_view text, const DurationRule& rule = kRule) {
+  Document document(text);
+  uint64_t ns = 0;
+  const bool read = document.reader().Duration("wait", rule, &ns);
+  EXPECT_EQ(read, document.reader().Finish().ok());
+  if (!read) return Error(document.reader().Finish());
+  return ns;
+}
+
+TEST(TomlReaderTest, ADurationIsATextWithItsUnitOrANumberUnderTheKeyWithTheUnit) {
+  for (const char* text : {"wait = '50ms'", "wait = '0.05s'", "wait = '50000 us'", "wait_ms = 50", "wait_ms = 50.0",
+                           "wait_ms = '50ms'", "wait_ms = '0.05s'"}) {
+    EXPECT_EQ(ReadWait(text).value_or(0), 50'000'000u) << text;
+  }
+  EXPECT_EQ(ReadWait("wait = '1us'").value_or(0), 1'000u);
+  EXPECT_EQ(ReadWait("wait = '1min'").value_or(0), 60'000'000'000u);
+  EXPECT_EQ(ReadWait("wait_ms = 0.001").value_or(0), 1'000u);
+}
+
+TEST(TomlReaderTest, ADurationThatIsNoneSaysWhatIsAllowedWithUnits) {
+  const auto why = [](std::string_view text) {
+    const auto ns = ReadWait(text);
+    EXPECT_FALSE(ns) << text;
+    return ns ? "" : ns.error().message();
+  };
+  EXPECT_EQ(why("wait = '2min'"),
+            "f.toml:1: wait: must be a duration from 1us to 1min such as \"50ms\", not the string \"2min\"");
+  EXPECT_EQ(why("wait_ms = 60001"),
+            "f.toml:1: wait_ms: must be a number of ms from 0.001 to 60000 or a duration such as \"50ms\", not 60001");
+  EXPECT_THAT(why("wait = 50"), HasSubstr("wait: must be a duration"));
+  EXPECT_THAT(why("wait = '50'"), HasSubstr("a number and one of ns, us, ms, s, min, h"));
+  EXPECT_THAT(why("wait_ms = '50'"), HasSubstr("a number and one of ns, us, ms, s, min, h"));
+  EXPECT_THAT(why("\nwait_ms = 1\nwait = '1ms'"), StartsWith("f.toml:2: wait_ms: means the same as wait"));
+  for (const char* text :
+       {"wait = ''", "wait = '999ns'", "wait = '-1ms'", "wait = true", "wait = ['1ms']", "wait_ms = 0", "wait_ms = -1",
+        "wait_ms = nan", "wait_ms = inf", "wait_ms = -inf", "wait_ms = 1e300", "wait_ms = 9223372036854775807",
+        "wait_ms = 1979-05-27", "wait = 'auto'", "wait = '9999999999999999999999h'"}) {
+    why(text);
+  }
+}
+
+TEST(TomlReaderTest, ADurationMayHaveStepsAndBeAuto) {
+  constexpr DurationRule kSteps = {.unit = "us", .high_ns = 1'000'000, .step_ns = 1'000, .may_be_auto = true};
+  EXPECT_EQ(ReadWait("wait = '7us'", kSteps).value_or(0), 7'000u);
+  EXPECT_EQ(ReadWait("wait_us = 7", kSteps).value_or(0), 7'000u);
+  for (const char* text : {"wait = 'auto'", "wait_us = -1", "wait_us = 'auto'"}) {
+    EXPECT_EQ(ReadWait(text, kSteps).value_or(0), kAutoDuration) << text;
+  }
+  EXPECT_THAT(ReadWait("wait = '1500ns'", kSteps).error().message(), HasSubstr("in steps of 1us, or \"auto\""));
+  EXPECT_THAT(ReadWait("wait_us = 7.5", kSteps).error().message(), HasSubstr("-1 for \"auto\""));
+  EXPECT_FALSE(ReadWait("wait_us = -2", kSteps));
+  EXPECT_FALSE(ReadWait("wait = -1", kSteps));
 }
 
 TEST(TomlReaderTest, UnknownKeysComeBeforeMissingOnesAndGetASuggestion) {
