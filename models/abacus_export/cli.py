@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from functools import partial
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import torch
 
-from . import catalogue, pipeline, user
-from .recipe import Options, Recipe
+from . import catalogue, user
+from .pipeline import export
+from .publish import file_digest, is_current
+from .recipe import Options, Order, Recipe
 from .spec import (
     MAX_MODEL_NAME_BYTES,
     ExportError,
@@ -22,9 +25,10 @@ from .spec import (
     last_line,
     parse_input,
 )
+from .worker import VARIABLE, find_worker
 
 # Part of the digest in NAME.toml: raise it when the same arguments should give other files than before.
-EXPORT_VERSION = 3
+EXPORT_VERSION = 4
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,8 +37,14 @@ def main(argv: list[str] | None = None) -> int:
         if args.list:
             _list_models()
             return 0
-        for recipe, weights, identity in _jobs(args):
-            _export(recipe, weights, identity, args)
+        for path in args.path:
+            sys.path.append(os.path.abspath(path))
+        for library in args.library:
+            user.load_library(library)
+        jobs = _jobs(args)
+        worker = None if args.no_worker else find_worker(args.worker)
+        for recipe, weights, identity in jobs:
+            _export(recipe, weights, identity, worker, args)
         return 0
     except UsageError as error:
         print(f"export: {error}", file=sys.stderr)
@@ -50,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="export.py",
-        description="Export models for Abacus: NAME.pt (TorchScript) and NAME.toml into a directory.",
+        description="Export models for Abacus into a directory: NAME.toml, and the TorchScript that it names.",
         epilog="Examples:  export.py default        export.py seven --device cuda        "
         'export.py --module my_models:make --name mine --input "x:float32:batch,3,64,64"',
     )
@@ -62,6 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=_sizes, help="batch sizes of the buckets, e.g. 1,2,4")
     parser.add_argument("--sequence", type=_sizes, help="sequence lengths of the buckets, e.g. 16,32")
     parser.add_argument("--seed", type=int, default=0, help="of random weights and of the verification's inputs")
+    parser.add_argument(
+        "--allow-padding",
+        action="store_true",
+        help="serve sequences of all lengths, though padding changes the answers",
+    )
+    worker = parser.add_mutually_exclusive_group()
+    worker.add_argument(
+        "--worker",
+        type=Path,
+        metavar="PATH",
+        help=f"program that loads the files before they count (default: ${VARIABLE}, else build/bin/abacus-worker)",
+    )
+    worker.add_argument("--no-worker", action="store_true", help="do without: what the worker refuses is written, too")
     parser.add_argument("--force", action="store_true", help="export even when the files are current")
     own = parser.add_argument_group("your own model")
     source = own.add_mutually_exclusive_group()
@@ -90,6 +113,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="file that the model is made from, e.g. its weights: exported again when it changes",
     )
+    own.add_argument(
+        "--library",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.so",
+        help="shared library with operators that the model needs; copied beside it (torchvision's are there)",
+    )
+    own.add_argument(
+        "--path", action="append", default=[], type=Path, metavar="DIR", help="where else to look for --module"
+    )
     own.add_argument("--script", action="store_true", help="script instead of trace (modules with control flow)")
     return parser
 
@@ -109,7 +143,8 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Recipe, str, dict[str, object]
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ExportError("--device cuda: PyTorch finds no GPU here; use --device cpu, or a CUDA build of PyTorch")
     if args.module is None and args.torchscript is None:
-        own = [f"--{name}" for name in ("name", "input", "output", "arg", "depends", "script") if getattr(args, name)]
+        options = ("name", "input", "output", "arg", "depends", "library", "path", "script")
+        own = [f"--{name}" for name in options if getattr(args, name)]
         if own:
             raise UsageError(f"{', '.join(own)}: only with --module or --torchscript")
         if not args.names:
@@ -138,7 +173,8 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Recipe, str, dict[str, object]
         "source": user.source_digest(args.module, args.torchscript),
         "factory": args.module,
         "arguments": args.arg,
-        "depends": [(str(path), user.file_digest(path)) for path in args.depends],
+        "depends": [(str(path), file_digest(path)) for path in args.depends],
+        "libraries": [file_digest(path) for path in args.library],
         "inputs": args.input,
         "outputs": args.output,
         "script": args.script,
@@ -146,7 +182,9 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Recipe, str, dict[str, object]
     return [(Recipe(args.name, "", build), "own", identity)]
 
 
-def _export(recipe: Recipe, weights: str, identity: dict[str, object], args: argparse.Namespace) -> None:
+def _export(
+    recipe: Recipe, weights: str, identity: dict[str, object], worker: Path | None, args: argparse.Namespace
+) -> None:
     batch = args.batch or recipe.batch[args.device]
     # --sequence given for a group concerns those of its models that have a sequence dimension.
     sequence = (args.sequence or recipe.sequence) if recipe.sequence or weights == "own" else ()
@@ -161,10 +199,12 @@ def _export(recipe: Recipe, weights: str, identity: dict[str, object], args: arg
             "batch": batch,
             "sequence": sequence,
             "seed": args.seed,
+            "allow_padding": args.allow_padding,
+            "worker": worker is not None,
         }
     )
     companions = recipe.companions if weights == "pretrained" else ()
-    if not args.force and pipeline.is_current(args.out, recipe.name, companions, made_by):
+    if not args.force and is_current(args.out, recipe.name, companions, made_by):
         print(f"{recipe.name}: up to date in {args.out} (--force exports it again)", flush=True)
         return
 
@@ -174,13 +214,18 @@ def _export(recipe: Recipe, weights: str, identity: dict[str, object], args: arg
     start = time.monotonic()
     progress(f"building on {args.device}" + ("" if weights == "own" else f", {weights} weights"))
     device = torch.device(args.device)
+    order = Order(
+        recipe.name, batch, sequence, device, args.seed, args.out, made_by, worker, tuple(args.library),
+        args.allow_padding,
+    )  # fmt: skip
     try:
-        built = recipe.build(Options(device, weights, args.seed))
-        pipeline.export(recipe.name, built, batch, sequence, device, args.seed, args.out, made_by, progress)
+        spec = export(recipe.build(Options(device, weights, args.seed)), order, progress)
     except ExportError as error:
         raise type(error)(f"{recipe.name}: {error}") from error
-    megabytes = (args.out / f"{recipe.name}.pt").stat().st_size / 1e6
-    progress(f"wrote {args.out}/{recipe.name}.pt and .toml ({megabytes:.1f} MB) in {time.monotonic() - start:.1f} s")
+    megabytes = (args.out / spec.file).stat().st_size / 1e6
+    progress(
+        f"wrote {args.out}/{recipe.name}.toml and {spec.file} ({megabytes:.1f} MB) in {time.monotonic() - start:.1f} s"
+    )
 
 
 def _made_by(identity: dict[str, object]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .spec import DTYPES, ExportError, last_line
+from .spec import DTYPES, ExportError, UsageError, last_line
 
 _FLAT = "forward() must return a tensor, or a flat tuple, list or dict of tensors"
 
@@ -53,19 +53,46 @@ class Flattened(nn.Module):
         outputs = tuple(named_outputs(self.module(*inputs)).values())
         return outputs[0] if len(outputs) == 1 else outputs
 
+
 class _Holder(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
 
-def without_dict(script: torch.jit.ScriptModule, names: list[str], input_count: int) -> torch.jit.ScriptModule:
-    """A script that returns a dict as one that returns the values of `names`, which is what the worker takes."""
-    returned = script.forward.schema.returns[0].type
-    if not isinstance(returned, torch.DictType):
+def check_signature(script: torch.jit.ScriptModule, inputs: list[str]) -> None:
+    """The scripted forward() takes these inputs as tensors, and nothing else that has no default."""
+    arguments = script.forward.schema.arguments[1:]  # without self
+    if len(arguments) < len(inputs):
+        raise UsageError(f"{len(inputs)} inputs are declared, forward() takes {len(arguments)}")
+    for argument, name in zip(arguments, inputs, strict=False):
+        if str(argument.type) not in ("Tensor", "Optional[Tensor]"):
+            raise ExportError(
+                f"input {name!r} is argument {argument.name!r} of forward(), a {argument.type}; a served model gets "
+                "tensors only: declare a tensor, or make it an argument of the factory or an attribute"
+            )
+    for argument in arguments[len(inputs) :]:
+        if not argument.has_default_value():
+            raise UsageError(
+                f"forward() also takes {argument.name!r} ({argument.type}), which has no default: declare it with "
+                "--input if it is a tensor, else make it an argument of the factory or an attribute"
+            )
+
+
+def served_form(script: torch.jit.ScriptModule, names: list[str], input_count: int) -> torch.jit.ScriptModule:
+    """The script as the worker takes it: all arguments are tensors, and what is returned is no dict.
+
+    Arguments with a default keep it; of a dict the values of `names` are returned.
+    """
+    schema = script.forward.schema
+    returned = schema.returns[0].type
+    of_tensors = len(schema.arguments) == 1 + input_count and all(str(a.type) == "Tensor" for a in schema.arguments[1:])
+    if of_tensors and not isinstance(returned, torch.DictType):
         return script
     inputs = ", ".join(f"x{i}" for i in range(input_count))
-    values = ", ".join(f"result[{name!r}]" for name in names)
+    values = "result"
+    if isinstance(returned, torch.DictType):
+        values = ", ".join(f"result[{name!r}]" for name in names)
     flat = torch.jit.script(_Holder(script).eval())
     try:
         flat.define(f"def forward(self, {inputs}):\n    result = self.module({inputs})\n    return {values}\n")
@@ -77,17 +104,26 @@ def without_dict(script: torch.jit.ScriptModule, names: list[str], input_count: 
     return flat
 
 
-def relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
+def relative_error(expected: torch.Tensor, actual: torch.Tensor, largest: float | None = None) -> float:
+    """The largest difference, relative to the largest value: of `expected`, or of what these are parts of."""
+    if expected.shape != actual.shape:
+        return float("inf")
     if not expected.is_floating_point():
         return 0.0 if torch.equal(expected, actual) else float("inf")
     expected, actual = expected.double(), actual.double()
     finite = expected.isfinite()
     if not torch.equal(finite, actual.isfinite()):
         return float("inf")
-    expected, actual = expected[finite], actual[finite]
-    if expected.numel() == 0:
+    difference = (actual[finite] - expected[finite]).abs()
+    if difference.numel() == 0:
         return 0.0
-    return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+    largest = largest_value(expected) if largest is None else largest
+    return difference.max().item() / max(largest, 1e-12)
+
+
+def largest_value(tensor: torch.Tensor) -> float:
+    values = tensor.double().abs().nan_to_num(0.0, 0.0)
+    return values.max().item() if values.numel() else 0.0
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -10,6 +10,8 @@ import torch
 
 from .spec import TensorSpec
 
+Progress = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -34,6 +36,22 @@ class Built:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...] | None = None  # names; None: from the module's own, else output0, output1, ...
     write_companions: Callable[[Path], None] | None = None  # Recipe.companions into a directory
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to export and where to."""
+
+    name: str
+    batch: tuple[int, ...]
+    sequence: tuple[int, ...]  # empty without a sequence dimension
+    device: torch.device
+    seed: int
+    out: Path
+    made_by: str  # identifies code and arguments, see publish.is_current
+    worker: Path | None  # the worker program that loads the files in the end; None: this is left out
+    libraries: tuple[Path, ...] = ()  # with operators that the model needs; loaded into this process already
+    allow_padding: bool = False  # along the sequence, though it changes the outputs
 
 
 @dataclass(frozen=True)

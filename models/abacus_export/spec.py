@@ -8,10 +8,17 @@ from dataclasses import dataclass
 
 BATCH = "batch"
 SEQUENCE = "sequence"
+# What padding along the sequence does to the outputs: nothing (verified), what the user accepts (not verified), or it
+# is not done, so that only the lengths of the buckets are served.
+HARMLESS, ALLOWED, EXACT = "harmless", "allowed", "exact"
 MAX_RANK = 8  # base/types.h
 MAX_BUCKETS = 64  # shm/layout.h
 MAX_TENSORS = 16  # client/protocol.h
-MAX_MODEL_NAME_BYTES = 63  # model_spec.cc
+MAX_MODEL_NAME_BYTES = 63  # model_spec.cc, like the next four
+MAX_DIMENSION = 2**31
+MAX_BATCH = 65536
+MAX_SEQUENCE = 2**20
+MAX_BLOCK_BYTES = 2**40
 MAX_TENSOR_NAME_BYTES = 128
 
 # dtype -> (smallest, largest) value of integers, None for floating point
@@ -27,6 +34,7 @@ DTYPES: dict[str, tuple[int, int] | None] = {
     "uint8": (0, 255),
     "bool": (0, 1),
 }
+_LARGEST_FLOAT = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028234e38, "float64": 1.7976931348623157e308}
 
 
 class ExportError(Exception):
@@ -48,16 +56,40 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[str | int, ...]  # numbers, BATCH (first only), SEQUENCE (at most once)
-    range: tuple[int, int] | None = None
-    pad: int = 0
+    # Of an integer input two integers, or an integer and SEQUENCE (the length of the query); of a float input two
+    # numbers.
+    range: tuple[float, float | str] | None = None
+    pad: int | None = None  # None: not given, see `padding`; integers only
 
     @property
     def is_integer(self) -> bool:
         return DTYPES[self.dtype] is not None
 
+    @property
+    def is_two_valued(self) -> bool:
+        """Whether it may be a mask."""
+        low, high = self.range or ((0, 1) if self.dtype == "bool" else (0, 0))
+        return self.is_integer and high != SEQUENCE and high == low + 1
+
+    @property
+    def padding(self) -> float:
+        """What padding positions hold: the pad value, else zero moved into the range."""
+        if self.pad is not None or self.range is None:
+            return self.pad or 0
+        low, high = self.range
+        return max(low, 0) if high == SEQUENCE else min(max(low, 0), high)
+
     def shape_at(self, batch: int, sequence: int) -> list[int]:
         symbols = {BATCH: batch, SEQUENCE: sequence}
         return [symbols[d] if isinstance(d, str) else d for d in self.shape]
+
+
+@dataclass(frozen=True)
+class Library:
+    """An operator library beside the description."""
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,10 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     batch: tuple[int, ...]
     sequence: tuple[int, ...]  # empty without a sequence dimension
+    file: str = ""  # of the TorchScript, beside the description
+    batchable: bool = True  # rows of a batch are independent: padded, and shared by queries
+    sequence_padding: str = HARMLESS
+    libraries: tuple[Library, ...] = ()
 
 
 def check_name(name: str, what: str, max_bytes: int = MAX_TENSOR_NAME_BYTES) -> str:
@@ -76,6 +112,9 @@ def check_name(name: str, what: str, max_bytes: int = MAX_TENSOR_NAME_BYTES) -> 
             f"{what} {name!r}: use at most {max_bytes} letters, digits, '.', '_' and '-', and not '.' or '-' in front"
         )
     return name
+
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 def parse_input(text: str) -> TensorSpec:
@@ -89,22 +128,48 @@ def parse_input(text: str) -> TensorSpec:
         raise UsageError(f"--input {text!r}: unknown dtype {dtype!r}; one of {', '.join(DTYPES)}")
     value_range, pad = None, None
     for part in rest:
-        if found := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", part):
-            value_range = int(found[1]), int(found[2])
+        if found := re.fullmatch(rf"({_NUMBER})\.\.({_NUMBER}|SEQUENCE|sequence)", part):
+            value_range = _parse_range(found[1], found[2], dtype, text)
         elif found := re.fullmatch(r"pad=(-?\d+)", part):
             pad = int(found[1])
         else:
             raise UsageError(f"--input {text!r}: {part!r} is neither LOW..HIGH nor pad=N")
+    tensor = TensorSpec(name, dtype, parse_shape(dims, text), value_range, pad)
+    if pad is not None:
+        _check_pad(tensor, pad, text)
+    return tensor
+
+
+def _parse_range(low_text: str, high_text: str, dtype: str, source: str) -> tuple[float, float | str]:
     limits = DTYPES[dtype]
-    if limits is None and (value_range or pad):
-        raise UsageError(f"--input {text!r}: a range or pad value is for integer inputs")
-    if value_range and limits and not limits[0] <= value_range[0] <= value_range[1] <= limits[1]:
-        raise UsageError(f"--input {text!r}: range must be ascending and within {dtype}")
-    if pad is None:
-        pad = 0 if value_range is None else min(max(0, value_range[0]), value_range[1])
-    if value_range and not value_range[0] <= pad <= value_range[1]:
-        raise UsageError(f"--input {text!r}: pad value {pad} lies outside the range")
-    return TensorSpec(name, dtype, parse_shape(dims, text), value_range, pad)
+    if high_text.lower() == SEQUENCE:
+        if limits is None or dtype == "bool":
+            raise UsageError(f"--input {source!r}: LOW..SEQUENCE is for integer inputs")
+        if not re.fullmatch(r"-?\d+", low_text) or not limits[0] <= (low := int(low_text)) <= 1:
+            raise UsageError(f"--input {source!r}: the low end of LOW..SEQUENCE is an integer, at most 1")
+        return low, SEQUENCE
+    if limits is None:
+        low, high, largest = float(low_text), float(high_text), _LARGEST_FLOAT[dtype]
+        if not -largest <= low <= high <= largest:
+            raise UsageError(f"--input {source!r}: range must be ascending and within {dtype}")
+        return low, high
+    if not all(re.fullmatch(r"-?\d+", end) for end in (low_text, high_text)):
+        raise UsageError(f"--input {source!r}: the range of an integer input takes integers")
+    low, high = int(low_text), int(high_text)
+    if not limits[0] <= low <= high <= limits[1]:
+        raise UsageError(f"--input {source!r}: range must be ascending and within {dtype}")
+    return low, high
+
+
+def _check_pad(tensor: TensorSpec, pad: int, source: str) -> None:
+    limits = DTYPES[tensor.dtype]
+    if limits is None:
+        raise UsageError(f"--input {source!r}: a pad value is for integer inputs; floats are padded with zero")
+    if SEQUENCE not in tensor.shape:
+        raise UsageError(f"--input {source!r}: a pad value is for inputs with a 'sequence' dimension")
+    low, high = tensor.range or limits
+    if pad < low or pad > (1 if high == SEQUENCE else high):
+        raise UsageError(f"--input {source!r}: pad value {pad} lies outside the range")
 
 
 def parse_shape(dims: str, source: str) -> tuple[str | int, ...]:
@@ -114,11 +179,12 @@ def parse_shape(dims: str, source: str) -> tuple[str | int, ...]:
             raise UsageError(f"--input {source!r}: 'batch' must be the first dimension")
         if dim in (BATCH, SEQUENCE):
             shape.append(dim)
-        elif dim.isdecimal() and int(dim) > 0:
+        elif dim.isdecimal() and 0 < int(dim) <= MAX_DIMENSION:
             shape.append(int(dim))
         else:
             raise UsageError(
-                f"--input {source!r}: dimension {dim!r} is neither a positive number, 'batch' nor 'sequence'"
+                f"--input {source!r}: dimension {dim!r} is neither a number from 1 to {MAX_DIMENSION}, 'batch' nor "
+                "'sequence'"
             )
     if shape.count(SEQUENCE) > 1:
         raise UsageError(f"--input {source!r}: 'sequence' may occur once")
@@ -130,17 +196,17 @@ def parse_shape(dims: str, source: str) -> tuple[str | int, ...]:
 def to_toml(spec: ModelSpec, made_by: str) -> str:
     """The text of NAME.toml. `made_by` goes into a comment: the C++ parser refuses unknown keys."""
     quote = json.dumps  # JSON strings are TOML basic strings
-    lines = [
-        f"# made by: {made_by}",
-        f"name = {quote(spec.name)}",
-        f"file = {quote(spec.name + '.pt')}",
-        f"tolerance = {spec.tolerance!r}",
-        "",
-        "[buckets]",
-        f"batch = {list(spec.batch)}",
-    ]
+    lines = [f"# made by: {made_by}", f"name = {quote(spec.name)}", f"file = {quote(spec.file)}"]
+    lines.append(f"tolerance = {spec.tolerance!r}")
+    if not spec.batchable:
+        lines.append("batchable = false")
+    lines += ["", "[buckets]", f"batch = {list(spec.batch)}"]
     if spec.sequence:
         lines.append(f"sequence = {list(spec.sequence)}")
+        if spec.sequence_padding != HARMLESS:
+            lines.append(f"sequence_padding = {quote(spec.sequence_padding)}")
+    for library in spec.libraries:
+        lines += ["", "[[libraries]]", f"file = {quote(library.file)}", f"sha256 = {quote(library.sha256)}"]
     for kind, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs)):
         for tensor in tensors:
             lines += [
@@ -151,9 +217,9 @@ def to_toml(spec: ModelSpec, made_by: str) -> str:
                 f"shape = [{', '.join(quote(d) if isinstance(d, str) else str(d) for d in tensor.shape)}]",
             ]
             if tensor.range is not None:
-                lines.append(f"range = [{tensor.range[0]}, {tensor.range[1]}]")
-            if kind == "inputs" and SEQUENCE in tensor.shape:
-                lines.append(f"pad = {tensor.pad}")
+                lines.append(f"range = [{', '.join(quote(end) for end in tensor.range)}]")
+            if kind == "inputs" and SEQUENCE in tensor.shape and tensor.is_integer:
+                lines.append(f"pad = {tensor.padding}")
     return "\n".join(lines) + "\n"
 
 

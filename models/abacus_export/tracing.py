@@ -9,7 +9,9 @@ of torch.nn itself, which PyTorch holds to be harmless, are left to verification
 from __future__ import annotations
 
 import os
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from .spec import ExportError, last_line
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _TORCH_NN = _TORCH + "nn" + os.sep
-_RUNS_MODULES = {str(Path(__file__).with_name(name)) for name in ("pipeline.py", "state.py")}
+_RUNS_MODULES = {str(Path(__file__).with_name("runner.py"))}
 _BETWEEN = {__file__, str(Path(__file__).with_name("outputs.py")), warnings.__file__}
 # No operator that reads a value follows these. The first depends on a size; what the second makes constant can come
 # from the inputs only through a read that has a warning of its own.
@@ -80,6 +82,19 @@ def place_of_call() -> str:
             innermost = innermost or place
         frame = frame.f_back
     return innermost
+
+
+def place_in(frames: traceback.StackSummary) -> str:
+    """The same of a traceback."""
+    own = [f for f in frames if not f.filename.startswith(_TORCH) and Path(f.filename).parent != Path(__file__).parent]
+    return f"{_short(own[-1].filename)}:{own[-1].lineno}" if own else ""
+
+
+def place_in_text(text: str) -> str:
+    """The same of what TorchScript says: in an error, or of a node."""
+    found = re.findall(r'([^\s"(]+\.py)(?:\((\d+)\)|", line (\d+))', text)
+    own = [(file, a or b) for file, a, b in found if not file.startswith("code/") and "/torch/" not in file]
+    return f"{_short(own[0][0])}:{own[0][1]}" if own else ""
 
 
 def _short(file: str) -> str:
@@ -177,7 +192,7 @@ class _FollowInputs(TorchDispatchMode):
                 self._sizes_depend_on_inputs |= torch.Tag.dynamic_output_shape in func.tags
         elif pending is not None:
             pending.harmless = not derived and not self._sizes_depend_on_inputs
-        elif derived and func._schema.name in _SILENT_READS:
+        elif derived and func._schema.name in _SILENT_READS and torch.jit.is_tracing():  # no scripted function asks
             self.reads.append(_Read(place_of_call(), f"{func._schema.name} answers a Python bool", harmless=False))
         return result
 

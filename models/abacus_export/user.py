@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import hashlib
+import contextlib
 import importlib
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import torch
 from torch import nn
 
 from .file_kind import file_kind
+from .publish import file_digest
 from .recipe import Built, Options
 from .spec import ExportError, TensorSpec, UsageError, last_line
+
+_UNKNOWN_OPERATOR = re.compile(r"Unknown builtin op: ([\w:.]*\w)")
 
 
 def build_from_module(
@@ -49,11 +53,35 @@ def build_from_torchscript(
     path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[str, ...] | None, options: Options
 ) -> Built:
     try:
-        module = torch.jit.load(path, map_location=options.device)
+        module = _load_torchscript(path, options)
     except (RuntimeError, ValueError) as error:
+        if operator := _UNKNOWN_OPERATOR.search(str(error)):
+            raise ExportError(
+                f"--torchscript {path}: its operator {operator[1]} is unknown; name the library that registers it with "
+                "--library FILE.so"
+            ) from error
         found = file_kind(path) or last_line(error)
         raise UsageError(f"--torchscript {path}: not a readable TorchScript file ({found})") from error
     return Built(module.eval(), inputs, outputs)
+
+
+def _load_torchscript(path: Path, options: Options) -> torch.jit.ScriptModule:
+    try:
+        return torch.jit.load(path, map_location=options.device)
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    with contextlib.suppress(ImportError):  # registers torchvision's operators
+        import torchvision  # noqa: F401
+    return torch.jit.load(path, map_location=options.device)
+
+
+def load_library(path: Path) -> None:
+    """Registers the operators of a shared library in this process."""
+    try:
+        torch.ops.load_library(path.resolve())
+    except OSError as error:
+        raise UsageError(f"--library {path}: cannot be loaded ({last_line(error)})") from error
 
 
 def source_digest(reference: str | None, torchscript: Path | None) -> str:
@@ -64,14 +92,6 @@ def source_digest(reference: str | None, torchscript: Path | None) -> str:
         target = factory if inspect.isroutine(factory) or inspect.isclass(factory) else type(factory)
         source = Path(inspect.getsourcefile(target) or "")
     return file_digest(source)
-
-
-def file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
 
 def parse_arguments(texts: list[str]) -> dict[str, object]:
@@ -101,6 +121,11 @@ def _resolve(reference: str) -> object:
         sys.path.insert(0, os.getcwd())
     try:
         target: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--module {reference}: cannot import {module_name} (there is no module {error.name!r}). Searched are the "
+            f"current directory, PYTHONPATH, --path DIR and what is installed: {sys.executable} -m pip install PACKAGE"
+        ) from error
     except Exception as error:  # the module's own code runs here
         raise UsageError(f"--module {reference}: cannot import {module_name} ({last_line(error)})") from error
     for part in attribute.split("."):

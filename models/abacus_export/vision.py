@@ -35,7 +35,7 @@ def build_torchvision(name: str, options: Options) -> Built:
             model = torchvision.models.get_model(name, weights="DEFAULT", progress=False)
         except Exception as error:  # the hub raises URLError, HTTPError, RuntimeError, OSError
             raise ExportError(
-                f"cannot download the pretrained weights ({error}); connect to the network, " "or use --weights random"
+                f"cannot download the pretrained weights ({error}); connect to the network, or use --weights random"
             ) from error
         model.eval()
     else:

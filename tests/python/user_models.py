@@ -49,7 +49,7 @@ class HarmfulSizeBranch(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 3:
             return x * 2
-        return x
+        return x * 1
 
 
 class ValueInPython(nn.Module):
@@ -266,6 +266,11 @@ class PackedSequence(nn.Module):
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         packed = nn.utils.rnn.pack_padded_sequence(self.embedding(ids), lengths, True, enforce_sorted=False)
         return self.gru(packed)[1][0]
+
+
+class ReadsLengths(PackedSequence):
+    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids, lengths.cpu())
 
 
 class Doubled(nn.Module):
