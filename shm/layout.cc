@@ -1,6 +1,8 @@
 #include "shm/layout.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <functional>
 
 namespace abacus {
 
@@ -45,7 +47,7 @@ static_assert(offsetof(ServiceStats, latency) == 120);
 static_assert(sizeof(ServiceBlock) == 2304);
 static_assert(offsetof(ServiceBlock, worker) == 64);
 static_assert(offsetof(ServiceBlock, stats) == 128);
-static_assert(sizeof(WorkerSlot) == 28864);
+static_assert(sizeof(WorkerSlot) == 29056);
 static_assert(offsetof(WorkerSlot, service) == 0);
 static_assert(offsetof(WorkerSlot, lane) == 4);
 static_assert(offsetof(WorkerSlot, generation) == 8);
@@ -58,12 +60,15 @@ static_assert(offsetof(WorkerSlot, busy_ns) == 88);
 static_assert(offsetof(WorkerSlot, device) == 96);
 static_assert(offsetof(WorkerSlot, device_name) == 112);
 static_assert(offsetof(WorkerSlot, libraries) == 240);
-static_assert(offsetof(WorkerSlot, error) == 368);
-static_assert(offsetof(WorkerSlot, ranges) == 880);
-static_assert(offsetof(WorkerSlot, command_bell) == 18816);
-static_assert(offsetof(WorkerSlot, commands) == 18880);
-static_assert(offsetof(WorkerSlot, completions) == 22080);
-static_assert(offsetof(WorkerSlot, queries) == 25792);
+static_assert(offsetof(WorkerSlot, structure) == 368);
+static_assert(offsetof(WorkerSlot, measured_digest) == 440);
+static_assert(offsetof(WorkerSlot, error) == 512);
+static_assert(offsetof(WorkerSlot, error_code) == 1024);
+static_assert(offsetof(WorkerSlot, ranges) == 1032);
+static_assert(offsetof(WorkerSlot, command_bell) == 19008);
+static_assert(offsetof(WorkerSlot, commands) == 19072);
+static_assert(offsetof(WorkerSlot, completions) == 22272);
+static_assert(offsetof(WorkerSlot, queries) == 25984);
 static_assert(sizeof(PredictorStats) == 328);
 static_assert(offsetof(PredictorStats, trained) == 256);
 static_assert(offsetof(PredictorStats, margin_ppm) == 260);
@@ -102,9 +107,17 @@ static_assert(offsetof(SegmentHeader, controller_bell) == 320);
 static_assert(LaneBlockOffset(LaneId(0)) == 4096);
 static_assert(ServiceBlockOffset(ServiceId(0)) == 36864);
 static_assert(WorkerSlotOffset(WorkerId(0)) == 73728);
-static_assert(ArenaOffset() == 536576);
+static_assert(ArenaOffset() == 540672);
 static_assert(sizeof(SegmentHeader) <= kHeaderBytes);
 static_assert(sizeof(ShmAtomic<uint64_t>) == 8);
+
+bool IsPossible(const RangeTableEntry& entry) {
+  if (entry.cut_count < 2 || entry.cut_count > entry.cuts.size() || entry.solo_ns > kMaxSoloNs) return false;
+  const auto begin = entry.cuts.begin();
+  const auto end = begin + entry.cut_count;
+  return entry.cuts[0] == 0 && entry.cuts[entry.cut_count - 1] == entry.operators &&
+         std::adjacent_find(begin, end, std::greater_equal<>()) == end;
+}
 
 std::string_view WorkerStateName(WorkerState state) {
   switch (state) {
@@ -114,6 +127,10 @@ std::string_view WorkerStateName(WorkerState state) {
       return "starting";
     case WorkerState::kLoading:
       return "loading";
+    case WorkerState::kAwaitsTurn:
+      return "waiting";
+    case WorkerState::kMeasuring:
+      return "measuring";
     case WorkerState::kLoaded:
       return "loaded";
     case WorkerState::kServing:

@@ -27,7 +27,7 @@
 namespace abacus {
 
 inline constexpr uint64_t kSegmentMagic = 0x3153554341424153;  // "SABACUS1", read as little endian
-inline constexpr uint32_t kLayoutVersion = 4;
+inline constexpr uint32_t kLayoutVersion = 5;
 inline constexpr size_t kMaxServices = 16;
 inline constexpr size_t kMaxWorkers = 16;
 inline constexpr size_t kMaxLanes = 8;
@@ -40,7 +40,11 @@ inline constexpr size_t kPageBytes = 4096;
 
 // What the controller asks a worker to do. One cache line.
 struct Command {
-  enum Kind : uint32_t { kRun = 1, kStop = 2 };
+  enum Kind : uint32_t {
+    kRun = 1,
+    kStop = 2,
+    kMeasure = 3,  // to a worker in kAwaitsTurn: nobody else uses its device now
+  };
   enum Flags : uint32_t { kSynthetic = 1 };  // no tensors: run on the worker's stored input
   uint32_t kind = 0;
   uint32_t flags = 0;
@@ -92,13 +96,15 @@ struct alignas(kCacheLineBytes) GateWord {
 };
 
 enum class WorkerState : uint32_t {
-  kEmpty = 0,  // no process yet
-  kStarting,   // spawned
-  kLoading,    // loads, optimises and checks its model
-  kLoaded,     // ready to serve; the controller may still check that it is an MPS client
-  kServing,    // takes queries
-  kFailed,     // gave up; `error` says why
-  kExited,     // process gone
+  kEmpty = 0,   // no process yet
+  kStarting,    // spawned
+  kLoading,     // loads, optimises and checks its model
+  kAwaitsTurn,  // has loaded, and measures once it gets kMeasure
+  kMeasuring,   // measures cut points and solo times
+  kLoaded,      // ready to serve; the controller may still check that it is an MPS client
+  kServing,     // takes queries
+  kFailed,      // gave up; `error` says why
+  kExited,      // process gone
 };
 std::string_view WorkerStateName(WorkerState state);
 
@@ -110,6 +116,12 @@ struct RangeTableEntry {
   std::array<uint32_t, kMaxCuts + 1> cuts{};
   uint32_t reserved = 0;
 };
+
+inline constexpr uint64_t kMaxSoloNs = 3'600'000'000'000;  // an hour: keeps sums of times far from overflow
+
+// Whether an entry is one that a worker may publish: cuts strictly ascending from 0 to `operators`, and a time of at
+// most kMaxSoloNs. For a copy: who wrote the original may write it again any time.
+bool IsPossible(const RangeTableEntry& entry);
 
 // Counters of one service. Written by the controller's scheduler thread (`restarts`: its main thread), read from
 // outside by the inspector.
@@ -143,11 +155,15 @@ struct WorkerSlot {
   ShmAtomic<uint64_t> heartbeat_ns{0};  // monotonic clock, at least every kHeartbeatNs while alive
   ShmAtomic<uint64_t> ranges_run{0};
   ShmAtomic<uint64_t> busy_ns{0};
-  std::array<char, 16> device{};                      // "cpu", "cuda:0", "fake"
-  std::array<char, 128> device_name{};                // "NVIDIA H100 80GB HBM3"; what a predictor is trained for
-  std::array<char, 128> libraries{};                  // versions that decide which kernels run
-  std::array<char, 512> error{};                      // NUL-terminated; valid with state kFailed or a failed Completion
-  std::array<RangeTableEntry, kMaxBuckets> ranges{};  // valid from kLoaded on
+  std::array<char, 16> device{};           // "cpu", "cuda:0", "fake"
+  std::array<char, 128> device_name{};     // "NVIDIA H100 80GB HBM3"; what a predictor is trained for
+  std::array<char, 128> libraries{};       // versions that decide which kernels run
+  std::array<char, 72> structure{};        // digest of the model without its weights, 64 hex digits; "": none
+  std::array<char, 72> measured_digest{};  // of the model that `ranges` was measured with, 64 hex digits; "": of none
+  std::array<char, 512> error{};           // NUL-terminated; valid with state kFailed or a failed Completion
+  ShmAtomic<uint32_t> error_code{0};       // StatusCode of `error`, with state kFailed
+  // Valid from kLoaded on. It survives its process: the next one takes what still holds (measured_digest).
+  std::array<RangeTableEntry, kMaxBuckets> ranges{};
   // Command ring and its doorbell: controller -> worker.
   DoorbellWord command_bell;
   SpscRing<Command, kRingCapacity> commands;

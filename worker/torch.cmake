@@ -13,13 +13,24 @@ set_target_properties(abacus_torch_common PROPERTIES
   POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 
 add_library(abacus_torch_runtime STATIC
-  ${worker_dir}/app/check.cc ${worker_dir}/app/cut_checker.cc ${worker_dir}/app/runtime_factory.cc
+  ${worker_dir}/app/cases.cc ${worker_dir}/app/check.cc ${worker_dir}/app/cut_checker.cc
+  ${worker_dir}/app/index_trial.cc ${worker_dir}/app/model_bench.cc ${worker_dir}/app/output_difference.cc
+  ${worker_dir}/app/runtime_factory.cc ${worker_dir}/app/verify.cc
   ${worker_dir}/cpu/graph_partition.cc ${worker_dir}/cpu/interpreter_runtime.cc
-  ${worker_dir}/torch/bucket_plan.cc ${worker_dir}/torch/torch_script_program.cc
+  ${worker_dir}/torch/bucket_plan.cc ${worker_dir}/torch/claim_check.cc ${worker_dir}/torch/graph_check.cc
+  ${worker_dir}/torch/graph_digest.cc ${worker_dir}/torch/load_check.cc ${worker_dir}/torch/operator_libraries.cc
+  ${worker_dir}/torch/torch_script_file.cc ${worker_dir}/torch/torch_script_program.cc
   $<TARGET_OBJECTS:abacus_torch_common>)
 target_link_libraries(abacus_torch_runtime
   PUBLIC abacus_flags abacus_models Abacus::torch
   PRIVATE nlohmann_json::nlohmann_json ${CMAKE_DL_LIBS})
+
+# Stands in for libtorch_python.so in workers (worker/torch/operator_libraries.h).
+add_library(abacus_no_python MODULE ${worker_dir}/torch/no_python.cc)
+target_link_libraries(abacus_no_python PRIVATE abacus_flags)
+target_link_options(abacus_no_python PRIVATE "LINKER:-soname,libtorch_python.so")
+set_target_properties(abacus_no_python PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+add_dependencies(abacus_torch_runtime abacus_no_python)
 
 if(ABACUS_TORCH_CUDA)
   # From sources alone: the static libraries hold no position-independent code.

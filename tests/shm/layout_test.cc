@@ -19,6 +19,12 @@ namespace {
 
 TEST(Layout, NamesEveryStateAndSurvivesNonsense) {
   EXPECT_EQ(WorkerStateName(WorkerState::kServing), "serving");
+  // One word each: scripts read them as such.
+  for (uint32_t state = 0; state <= static_cast<uint32_t>(WorkerState::kExited); ++state) {
+    const std::string_view name = WorkerStateName(static_cast<WorkerState>(state));
+    EXPECT_NE(name, "unknown") << state;
+    EXPECT_EQ(name.find(' '), std::string_view::npos) << name;
+  }
   EXPECT_EQ(WorkerStateName(static_cast<WorkerState>(12345)), "unknown");
 }
 
@@ -85,14 +91,17 @@ const std::map<std::string, Struct> kStructs = {
        ABACUS_FIELD(ServiceStats, violations), ABACUS_FIELD(ServiceStats, queued), ABACUS_FIELD(ServiceStats, running),
        ABACUS_FIELD(ServiceStats, ranges), ABACUS_FIELD(ServiceStats, restarts), ABACUS_FIELD(ServiceStats, latency)}}},
     {"WorkerSlot",
-     {sizeof(WorkerSlot),
-      64,
-      {ABACUS_FIELD(WorkerSlot, service), ABACUS_FIELD(WorkerSlot, lane), ABACUS_FIELD(WorkerSlot, generation),
-       ABACUS_FIELD(WorkerSlot, bucket_count), ABACUS_FIELD(WorkerSlot, state), ABACUS_FIELD(WorkerSlot, pid),
-       ABACUS_FIELD(WorkerSlot, heartbeat_ns), ABACUS_FIELD(WorkerSlot, ranges_run), ABACUS_FIELD(WorkerSlot, busy_ns),
-       ABACUS_FIELD(WorkerSlot, device), ABACUS_FIELD(WorkerSlot, device_name), ABACUS_FIELD(WorkerSlot, libraries),
-       ABACUS_FIELD(WorkerSlot, error), ABACUS_FIELD(WorkerSlot, ranges), ABACUS_FIELD(WorkerSlot, command_bell),
-       ABACUS_FIELD(WorkerSlot, commands), ABACUS_FIELD(WorkerSlot, completions), ABACUS_FIELD(WorkerSlot, queries)}}},
+     {sizeof(WorkerSlot), 108, {ABACUS_FIELD(WorkerSlot, service),      ABACUS_FIELD(WorkerSlot, lane),
+                                ABACUS_FIELD(WorkerSlot, generation),   ABACUS_FIELD(WorkerSlot, bucket_count),
+                                ABACUS_FIELD(WorkerSlot, state),        ABACUS_FIELD(WorkerSlot, pid),
+                                ABACUS_FIELD(WorkerSlot, heartbeat_ns), ABACUS_FIELD(WorkerSlot, ranges_run),
+                                ABACUS_FIELD(WorkerSlot, busy_ns),      ABACUS_FIELD(WorkerSlot, device),
+                                ABACUS_FIELD(WorkerSlot, device_name),  ABACUS_FIELD(WorkerSlot, libraries),
+                                ABACUS_FIELD(WorkerSlot, structure),    ABACUS_FIELD(WorkerSlot, measured_digest),
+                                ABACUS_FIELD(WorkerSlot, error),        ABACUS_FIELD(WorkerSlot, error_code),
+                                ABACUS_FIELD(WorkerSlot, ranges),       ABACUS_FIELD(WorkerSlot, command_bell),
+                                ABACUS_FIELD(WorkerSlot, commands),     ABACUS_FIELD(WorkerSlot, completions),
+                                ABACUS_FIELD(WorkerSlot, queries)}}},
     {"RangeTableEntry",
      {sizeof(RangeTableEntry),
       0,

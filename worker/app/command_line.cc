@@ -12,6 +12,7 @@ void AddServeOptions(CLI::App& app, ServeOptions* options) {
          "--worker", [options](uint32_t id) { options->worker = WorkerId(id); }, "Worker slot of the segment")
       ->required();
   app.add_option("--model", options->model, "Model description NAME.toml")->required();
+  app.add_option("--digest", options->digest, "Digest of the model whose files are inherited as descriptors 10 and up");
   app.add_option("--device", options->device, "cpu, cuda or fake");
   app.add_option("--gpu", options->gpu, "GPU: CUDA device index or UUID");
   app.add_option("--cpu-threads", options->cpu_threads, "Threads of one operator on the CPU");
@@ -22,24 +23,34 @@ void AddServeOptions(CLI::App& app, ServeOptions* options) {
   app.add_option("--log-level", options->log_level, "trace, debug, info, warn or error");
 }
 
-void AddCheckOptions(CLI::App& app, CheckOptions* options) {
-  app.add_option("--model", options->checker.model, "model description, NAME.toml")->required();
+void AddDeviceOptions(CLI::App& app, RuntimeOptions* options) {
   app.add_option_function<std::string>(
          "--device",
          [options](const std::string& device) {
-           options->checker.runtime.device =
-               device == "cuda" ? RuntimeOptions::Device::kCuda : RuntimeOptions::Device::kCpu;
+           options->device = device == "cuda" ? RuntimeOptions::Device::kCuda : RuntimeOptions::Device::kCpu;
          },
          "cpu or cuda (default: cpu)")
       ->check(CLI::IsMember({"cpu", "cuda"}));
-  app.add_option("--gpu", options->checker.runtime.gpu, "GPU index or UUID, with --device cuda")->capture_default_str();
-  app.add_option("--cpu-threads", options->checker.runtime.cpu_threads, "threads of one operator; 0: all cores")
-      ->capture_default_str();
+  app.add_option("--gpu", options->gpu, "GPU index or UUID, with --device cuda")->capture_default_str();
+  app.add_option("--cpu-threads", options->cpu_threads, "threads of one operator; 0: all cores")->capture_default_str();
+}
+
+void AddVerifyOptions(CLI::App& app, VerifyOptions* options) {
+  app.add_option("--model", options->model, "model description, NAME.toml")->required();
+  AddDeviceOptions(app, &options->runtime);
+  app.add_flag("--json", options->json, "a JSON object instead of a sentence");
+}
+
+void AddCheckOptions(CLI::App& app, CheckOptions* options) {
+  app.add_option("--model", options->checker.model, "model description, NAME.toml")->required();
+  AddDeviceOptions(app, &options->checker.runtime);
   app.add_option("--batch", options->checker.batches, "only buckets of these batch sizes, e.g. 1,4")->delimiter(',');
   app.add_option("--repetitions", options->checker.repetitions, "of each timing; the median counts")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_flag("--json", options->json, "one JSON object per bucket and line");
+  app.add_option("--cases", options->cases,
+                 "instead of the buckets, recorded cases: DIR/CASE/NAME.npy for every input and output");
+  app.add_flag("--json", options->json, "one JSON object per bucket or case and line");
 }
 
 }  // namespace
@@ -49,13 +60,20 @@ int RunCommandLine(int argc, const char* const* argv, const WorkerCommands& comm
   app.require_subcommand(1);
   ServeOptions serve_options;
   AddServeOptions(*app.add_subcommand("serve", commands.serve_description), &serve_options);
+  VerifyOptions verify_options;
+  CLI::App* verify = nullptr;
+  if (commands.verify) {
+    verify = app.add_subcommand("verify", "Load a model with all the checks of serving it, and run every bucket");
+    AddVerifyOptions(*verify, &verify_options);
+  }
   CheckOptions check_options;
   CLI::App* check = nullptr;
   if (commands.check) {
-    check = app.add_subcommand("check", "Compare every way to cut a model with the uncut run, and time it");
+    check = app.add_subcommand("check", "Compare a model with the plain module and every way to cut it, and time it");
     AddCheckOptions(*check, &check_options);
   }
   CLI11_PARSE(app, argc, argv);
+  if (verify != nullptr && verify->parsed()) return commands.verify(verify_options);
   return check != nullptr && check->parsed() ? commands.check(check_options) : commands.serve(serve_options);
 }
 

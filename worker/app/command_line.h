@@ -1,5 +1,5 @@
-// The command line of the worker programs: declares the options of `serve` and `check` and runs the one that was asked
-// for. The only unit of these programs that sees CLI11, which is slow to compile.
+// The command line of the worker programs: declares the options of `serve`, `verify` and `check` and runs the one that
+// was asked for. The only unit of these programs that sees CLI11, which is slow to compile.
 //
 // Thread rule: one thread, the one that runs the command.
 #ifndef ABACUS_WORKER_APP_COMMAND_LINE_H_
@@ -9,6 +9,7 @@
 #include <string>
 
 #include "worker/app/check.h"
+#include "worker/app/verify.h"
 #include "worker/serve/serve.h"
 
 namespace abacus {
@@ -18,7 +19,9 @@ struct WorkerCommands {
   std::string description;  // of the program
   std::string serve_description;
   std::function<int(const ServeOptions&)> serve;
-  std::function<int(const CheckOptions&)> check;  // empty: the program has no such command
+  // Empty: the program has no such command.
+  std::function<int(const VerifyOptions&)> verify;
+  std::function<int(const CheckOptions&)> check;
 };
 
 // Returns the exit code of the command; that of help, 0, or of a wrong command line where none ran.

@@ -1,77 +1,36 @@
 #include "worker/app/cut_checker.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/from_blob.h>
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <random>
-#include <span>
 #include <utility>
 
 #include "base/clock.h"
-#include "models/tensor_layout.h"
-#include "worker/torch/model_program.h"
+#include "worker/app/model_bench.h"
+#include "worker/app/output_difference.h"
+#include "worker/torch/graph_check.h"
+#include "worker/torch/load_check.h"
+#include "worker/torch/torch_script_program.h"
 #include "worker/torch/torch_tensors.h"
 
 namespace abacus {
+
+// What a bucket is run with.
+struct CutChecker::Sample {
+  std::string name;
+  std::vector<at::Tensor> inputs;
+  bool finite = true;
+};
+
 namespace {
 
 constexpr uint64_t kInputSeed = 1001;
-constexpr uint64_t kOtherInputSeed = 2002;
+constexpr uint64_t kPaddedSeed = 2002;
 constexpr uint32_t kRandomChains = 4;
-constexpr int kUnwritten = 0xA5;  // output memory before each run
-
-// The memory of a job of one query that fills its bucket, laid out as in the arena.
-class JobMemory {
- public:
-  JobMemory(const ModelSpec& spec, const BucketPlan& plan, std::byte* base, const std::vector<at::Tensor>& inputs)
-      : layout_(LayoutOf(spec, plan.bucket)) {
-    for (size_t i = 0; i < layout_.inputs.size(); ++i) {
-      std::byte* const target = base + layout_.inputs[i].offset_bytes;
-      std::memcpy(target, inputs[i].const_data_ptr(), layout_.inputs[i].bytes);
-      inputs_.push_back(target);
-    }
-    for (const TensorExtent& extent : layout_.outputs) outputs_.push_back(base + extent.offset_bytes);
-    query_ = {static_cast<uint32_t>(plan.bucket.batch), static_cast<uint32_t>(plan.bucket.sequence), inputs_, outputs_};
-  }
-  JobMemory(const JobMemory&) = delete;
-  JobMemory& operator=(const JobMemory&) = delete;
-
-  JobTensors tensors() const { return {&query_, 1}; }
-  void ClearOutputs() {
-    for (size_t i = 0; i < outputs_.size(); ++i) std::memset(outputs_[i], kUnwritten, layout_.outputs[i].bytes);
-  }
-  // Copies, as tensors in host memory.
-  std::vector<at::Tensor> Outputs(const BucketPlan& plan) const {
-    std::vector<at::Tensor> copies;
-    for (size_t i = 0; i < outputs_.size(); ++i) {
-      const at::TensorOptions options(plan.outputs[i].dtype);
-      copies.push_back(at::from_blob(outputs_[i], plan.outputs[i].sizes, options).clone());
-    }
-    return copies;
-  }
-
- private:
-  const TensorLayout layout_;
-  std::vector<const std::byte*> inputs_;
-  std::vector<std::byte*> outputs_;
-  QueryTensors query_;
-};
-
-// 0 when all bytes agree, else max |a - b| (infinity where that is not a number, or where only the bytes differ).
-double MaxDifference(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  double largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(a[i].const_data_ptr(), b[i].const_data_ptr(), a[i].nbytes()) == 0) continue;
-    const double difference = (a[i].to(at::kDouble) - b[i].to(at::kDouble)).abs().max().item<double>();
-    largest = std::max(largest, difference > 0 ? difference : std::numeric_limits<double>::infinity());
-  }
-  return largest;
-}
+constexpr uint32_t kFewRandomChains = 3;
 
 double MedianUs(std::vector<uint64_t> times_ns) {
   const auto middle = times_ns.begin() + static_cast<ptrdiff_t>(times_ns.size() / 2);
@@ -90,14 +49,13 @@ std::vector<uint32_t> EvenChain(const std::vector<uint32_t>& cuts, size_t parts)
   return chain;
 }
 
-// The ways to cut that are checked: each is the ascending list of its boundaries.
-std::vector<std::vector<uint32_t>> Chains(const std::vector<uint32_t>& cuts, uint32_t bucket) {
-  std::vector<std::vector<uint32_t>> chains = {{0, cuts.back()}, cuts};
-  for (size_t i = 1; i + 1 < cuts.size(); ++i) chains.push_back({0, cuts[i], cuts.back()});
-  std::mt19937 random(bucket);
-  for (uint32_t c = 0; c < kRandomChains; ++c) {
+// Of three or four ranges, each the ascending list of its boundaries.
+std::vector<std::vector<uint32_t>> RandomChains(const std::vector<uint32_t>& cuts, uint32_t count,
+                                                std::mt19937* random) {
+  std::vector<std::vector<uint32_t>> chains;
+  for (uint32_t c = 0; c < count; ++c) {
     std::vector<uint32_t> chain(cuts.begin() + 1, cuts.end() - 1);
-    std::ranges::shuffle(chain, random);
+    std::ranges::shuffle(chain, *random);
     chain.resize(std::min<size_t>(chain.size(), 2 + c % 2));
     chain.insert(chain.end(), {0, cuts.back()});
     std::ranges::sort(chain);
@@ -106,81 +64,171 @@ std::vector<std::vector<uint32_t>> Chains(const std::vector<uint32_t>& cuts, uin
   return chains;
 }
 
+// The ways to cut that are checked.
+std::vector<std::vector<uint32_t>> MakeChains(const std::vector<uint32_t>& cuts, bool every_cut, std::mt19937* random) {
+  std::vector<std::vector<uint32_t>> chains = RandomChains(cuts, every_cut ? kRandomChains : kFewRandomChains, random);
+  chains.push_back({0, cuts.back()});
+  chains.push_back(cuts);
+  for (size_t i = 1; every_cut && i + 1 < cuts.size(); ++i) chains.push_back({0, cuts[i], cuts.back()});
+  return chains;
+}
+
+// A query that this bucket serves and does not fill.
+std::optional<Bucket> SmallerQuery(const ModelSpec& spec, const Bucket& bucket) {
+  Bucket query = bucket;
+  if (spec.batchable && bucket.batch > 1) --query.batch;
+  if (spec.has_sequence() && spec.sequence_padding != SequencePadding::kExact) {
+    int64_t shorter = 0;  // the next shorter bucket's
+    for (const int64_t length : spec.sequence_lengths) shorter = length < bucket.sequence ? length : shorter;
+    query.sequence = std::max<int64_t>((shorter + bucket.sequence) / 2, 1);
+  }
+  if (query.batch == bucket.batch && query.sequence == bucket.sequence) return std::nullopt;
+  return query;
+}
+
+void Fail(const std::string& sample, const std::string& what, BucketReport* report) {
+  if (report->ok()) report->worst_scale = sample;
+  if (report->error.empty()) report->error = what;
+}
+
 }  // namespace
 
+CutChecker::CutChecker(const CutCheckerOptions& options) : options_(options) {}
+CutChecker::CutChecker(const CutCheckerOptions& options, std::unique_ptr<ModelBench> bench)
+    : options_(options), bench_(std::move(bench)) {}
+CutChecker::~CutChecker() = default;
+
 Status CutChecker::Load() {
-  Result<ModelSpec> spec = LoadModelSpec(options_.model);
-  if (!spec) return spec.error();
-  spec_ = std::move(*spec);
-  for (int64_t batch : options_.batches) {
-    if (!std::ranges::binary_search(spec_.batch_sizes, batch)) {
+  const Result<ModelSpec> model = LoadModelSpec(options_.model);
+  if (!model) return model.error();
+  for (const int64_t batch : options_.batches) {
+    if (!std::ranges::binary_search(model->batch_sizes, batch)) {
       return {StatusCode::kInvalidArgument,
-              c10::str("--batch ", batch, ": no such batch size in [buckets] of ", spec_.toml_path.string())};
+              c10::str("--batch ", batch, ": no such batch size in [buckets] of ", model->toml_path.string())};
     }
   }
-  Result<std::unique_ptr<TorchRuntime>> runtime = LoadTorchRuntime(spec_, options_.runtime);
-  if (!runtime) return runtime.error();
-  runtime_ = std::move(*runtime);
-
-  uint64_t block_bytes = 0;
-  for (uint32_t b = 0; b < spec_.bucket_count(); ++b) {
-    block_bytes = std::max(block_bytes, LayoutOf(spec_, spec_.bucket(b)).total_bytes);
-  }
-  block_bytes_ = (block_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
-  const uint64_t arena_bytes = 2 * block_bytes_;
-  arena_.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, arena_bytes)));
-  if (arena_ == nullptr) return {StatusCode::kUnavailable, "out of memory"};
-  return runtime_->PinArena({arena_.get(), arena_bytes});
+  Result<std::unique_ptr<ModelBench>> bench = ModelBench::Load(*model, options_.runtime);
+  if (!bench) return bench.error();
+  bench_ = std::move(*bench);
+  return Status::Ok();
 }
+
+const ModelSpec& CutChecker::spec() const { return bench_->spec(); }
 
 bool CutChecker::Wants(uint32_t bucket) const {
   return options_.batches.empty() ||
-         std::ranges::find(options_.batches, spec_.bucket(bucket).batch) != options_.batches.end();
+         std::ranges::find(options_.batches, spec().bucket(bucket).batch) != options_.batches.end();
+}
+
+bool CutChecker::TriesScales() const {
+  const auto* script = dynamic_cast<const TorchScriptProgram*>(&bench_->program());
+  const bool on_gpu = options_.runtime.device == RuntimeOptions::Device::kCuda;
+  return script == nullptr || !MayRunAway(*script->graph(), on_gpu);
 }
 
 Result<BucketReport> CutChecker::Check(uint32_t bucket) {
-  ModelProgram& program = runtime_->program();
-  const BucketPlan& plan = program.buckets()[bucket];
-  const std::vector<at::Tensor> inputs = MakeSampleInputs(spec_, bucket, kInputSeed);
-  JobMemory job(spec_, plan, arena_.get(), inputs);
-  const JobMemory other(spec_, plan, arena_.get() + block_bytes_, MakeSampleInputs(spec_, bucket, kOtherInputSeed));
-  const BucketRanges& ranges = runtime_->ranges(bucket);
+  const BucketRanges& ranges = bench_->ranges(bucket);
   BucketReport report;
   report.bucket = bucket;
-  report.label = plan.label;
+  report.label = bench_->program().buckets()[bucket].label;
   report.operators = ranges.operators;
   report.cuts = ranges.cuts.size();
   report.solo_ns = ranges.solo_ns;
 
-  job.ClearOutputs();
-  ABACUS_RETURN_IF_ERROR(runtime_->RunUncut(bucket, job.tensors()));
-  const std::vector<at::Tensor> reference = job.Outputs(plan);
-  const Result<std::vector<at::Tensor>> plain = program.Reference(bucket, inputs);
-  if (!plain) return Error(plain.error());
-  ABACUS_RETURN_IF_ERROR(CheckOutputs(plan, *plain));
-  const Result<double> plain_difference = CompareOutputs(plan, *plain, reference, program.tolerance());
-  if (plain_difference) {
-    report.plain_difference = *plain_difference;
+  std::mt19937 random(bucket);
+  const auto scale_sample = [&](SampleScale scale) {
+    return Sample{std::string(ScaleName(spec(), scale)), MakeSampleInputs(spec(), bucket, kInputSeed, scale)};
+  };
+  const std::vector<SampleScale> scales = ScalesOf(spec());
+  const Sample usual = scale_sample(scales.front());
+  ABACUS_RETURN_IF_ERROR(
+      CheckSample(usual, MakeChains(ranges.cuts, /*every_cut=*/true, &random), /*plain_may_fail=*/false, &report));
+  if (TriesScales()) {
+    std::vector<Sample> others;
+    for (size_t i = 1; i < scales.size(); ++i) others.push_back(scale_sample(scales[i]));
+    others.push_back({"with a NaN", WithSpecialValue(spec(), usual.inputs, std::numeric_limits<double>::quiet_NaN()),
+                      /*finite=*/false});
+    others.push_back({"with an infinity",
+                      WithSpecialValue(spec(), usual.inputs, std::numeric_limits<double>::infinity()),
+                      /*finite=*/false});
+    for (const Sample& sample : others) {
+      if (sample.inputs.empty()) continue;  // no input takes such values
+      ABACUS_RETURN_IF_ERROR(CheckSample(sample, MakeChains(ranges.cuts, /*every_cut=*/false, &random),
+                                         /*plain_may_fail=*/true, &report));
+    }
   } else {
-    report.error = plain_difference.error().message();
+    report.notes.emplace_back(
+        "only inputs of the first scale were tried: by others a loop may never end, or an index fail on the GPU");
   }
-
-  for (const std::vector<uint32_t>& chain : Chains(ranges.cuts, bucket)) {
-    ABACUS_RETURN_IF_ERROR(runtime_->RunUncut(bucket, other.tensors()));
-    job.ClearOutputs();
-    ABACUS_RETURN_IF_ERROR(RunChain(bucket, chain, job.tensors()));
-    const double difference = MaxDifference(reference, job.Outputs(plan));
-    ++report.chains;
-    report.different += difference > 0 ? 1 : 0;
-    report.max_difference = std::max(report.max_difference, difference);
-  }
+  ABACUS_RETURN_IF_ERROR(CheckPadded(&report));
   ABACUS_RETURN_IF_ERROR(Time(&report));
   return report;
 }
 
-Status CutChecker::RunChain(uint32_t bucket, const std::vector<uint32_t>& chain, const JobTensors& tensors) {
-  for (size_t i = 0; i + 1 < chain.size(); ++i) {
-    ABACUS_RETURN_IF_ERROR(runtime_->Run(bucket, chain[i], chain[i + 1], tensors));
+Status CutChecker::CheckSample(const Sample& sample, const Chains& chains, bool plain_may_fail, BucketReport* report) {
+  const uint32_t bucket = report->bucket;
+  const BucketPlan& plan = bench_->program().buckets()[bucket];
+  const auto leave_out = [&](const std::string& why) {
+    report->notes.push_back(c10::str("left out ", sample.name, ": the plain module ", why));
+    return Status::Ok();
+  };
+  const Result<std::vector<at::Tensor>> plain = bench_->program().Reference(bucket, sample.inputs);
+  const Status answered = plain ? CheckOutputs(plan, *plain) : plain.error();
+  if (!answered.ok()) return plain_may_fail ? leave_out("fails: " + answered.message()) : answered;
+  if (plain_may_fail && sample.finite && !AreFinite(*plain)) return leave_out("answers NaN or infinities");
+
+  report->scales.push_back(sample.name);
+  bench_->SetQuery(plan.bucket, sample.inputs);
+  ABACUS_RETURN_IF_ERROR(bench_->Run(bucket, {}));
+  std::vector<at::Tensor> uncut;
+  for (const at::Tensor& output : bench_->outputs()) uncut.push_back(output.clone());
+  const double tolerance = spec().tolerance;
+  const Result<double> difference =
+      sample.finite ? CompareOutputs(plan, *plain, uncut, tolerance) : CompareNonFinite(plan, *plain, uncut, tolerance);
+  if (!difference) {
+    Fail(sample.name, c10::str(sample.name, ": ", difference.error().message()), report);
+  } else if (report->ok() && (report->worst_scale.empty() || *difference > report->plain_difference)) {
+    report->worst_scale = sample.name;
+  }
+  if (difference) report->plain_difference = std::max(report->plain_difference, *difference);
+
+  for (const std::vector<uint32_t>& chain : chains) {
+    ABACUS_RETURN_IF_ERROR(bench_->RunOther(bucket));
+    ABACUS_RETURN_IF_ERROR(bench_->Run(bucket, chain));
+    const double cut_difference = MaxDifference(uncut, bench_->outputs());
+    ++report->chains;
+    if (cut_difference == 0) continue;
+    if (report->ok()) report->worst_scale = sample.name;
+    ++report->different;
+    report->max_difference = std::max(report->max_difference, cut_difference);
+  }
+  return Status::Ok();
+}
+
+Status CutChecker::CheckPadded(BucketReport* report) {
+  const uint32_t bucket = report->bucket;
+  const BucketPlan& plan = bench_->program().buckets()[bucket];
+  const std::optional<Bucket> query = SmallerQuery(spec(), plan.bucket);
+  if (!query) return Status::Ok();
+  const std::vector<at::Tensor> inputs = MakeSampleInputs(spec(), *query, kPaddedSeed);
+  const Result<std::vector<at::Tensor>> plain =
+      bench_->program().Reference(bucket, PadInputs(spec(), plan.bucket, *query, inputs));
+  if (!plain) return plain.error().WithContext("a padded query");
+  ABACUS_RETURN_IF_ERROR(CheckOutputs(plan, *plain));
+  const std::vector<at::Tensor> expected = TrimOutputs(spec(), *query, *plain);
+
+  bench_->SetQuery(*query, inputs);
+  for (const std::vector<uint32_t>& chain : {std::vector<uint32_t>{}, bench_->ranges(bucket).cuts}) {
+    ABACUS_RETURN_IF_ERROR(bench_->RunOther(bucket));
+    ABACUS_RETURN_IF_ERROR(bench_->Run(bucket, chain));
+    const Result<double> difference = CompareOutputs(bench_->plan(), expected, bench_->outputs(), spec().tolerance);
+    if (!difference) {
+      constexpr const char* kSample = "a padded query";
+      Fail(kSample, c10::str(kSample, chain.empty() ? "" : ", cut", ": ", difference.error().message()), report);
+      report->padded_difference = std::numeric_limits<double>::infinity();
+    } else {
+      report->padded_difference = std::max(report->padded_difference.value_or(0), *difference);
+    }
   }
   return Status::Ok();
 }
@@ -188,12 +236,17 @@ Status CutChecker::RunChain(uint32_t bucket, const std::vector<uint32_t>& chain,
 // The ways take turns, so that a drift of the machine's speed meets all alike.
 Status CutChecker::Time(BucketReport* report) {
   const uint32_t bucket = report->bucket;
-  const std::vector<uint32_t>& cuts = runtime_->ranges(bucket).cuts;
+  TorchRuntime& runtime = bench_->runtime();
+  const std::vector<uint32_t>& cuts = runtime.ranges(bucket).cuts;
   const std::array<std::vector<uint32_t>, 6> chains = {std::vector<uint32_t>{}, EvenChain(cuts, 1), EvenChain(cuts, 2),
                                                        EvenChain(cuts, 4),      EvenChain(cuts, 2), EvenChain(cuts, 4)};
-  const auto run = [&](size_t way) {
-    if (way == 0) return runtime_->RunUncut(bucket, {});
-    return way < 4 ? runtime_->RunBackToBack(bucket, chains[way], {}) : RunChain(bucket, chains[way], {});
+  const auto run = [&](size_t way) -> Status {
+    if (way == 0) return runtime.RunUncut(bucket, {});
+    if (way < 4) return runtime.RunBackToBack(bucket, chains[way], {});
+    for (size_t i = 0; i + 1 < chains[way].size(); ++i) {
+      ABACUS_RETURN_IF_ERROR(runtime.Run(bucket, chains[way][i], chains[way][i + 1], {}));
+    }
+    return Status::Ok();
   };
   std::array<std::vector<uint64_t>, 6> times_ns;
   for (int repetition = -1; repetition < std::max(options_.repetitions, 1); ++repetition) {

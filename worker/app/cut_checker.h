@@ -1,31 +1,35 @@
-// CutChecker: compares every way to cut a model with its uncut run, and times some.
+// CutChecker: holds what serves against the plain module, and every way to cut a model against its uncut run, and times
+// some.
 //
-// For each bucket the uncut run is the reference. Compared with it, byte by byte: the whole range, every cut point
-// ([0, k) then [k, N)), the chain of all intervals, and random chains of three and four ranges. A run on other inputs
-// comes before each, and output memory is overwritten, so that a range which reads memory of an earlier run or skips
-// its output shows up as a difference. The uncut run itself is compared with the program's reference, the plain module,
-// within the tolerance.
+// For each bucket, on inputs of every scale, and with NaN and an infinity among them where a query may hold these:
+//   uncut against plain  within the tolerance
+//   cut against uncut    byte by byte: the whole range, every cut point ([0, k) then [k, N)), the chain of all
+//                        intervals, random chains. At the first scale; at the others some of them.
+//   padded query         a query smaller than the bucket against the plain module on the same padded inputs
+// A run on other inputs comes before each cut one, so that a range which reads what an earlier run left behind shows up
+// as a difference.
 //
-// Free of LibTorch headers. Thread rule: one thread; loads the model in it. Ownership: keeps the options and the
-// runtime.
+// Free of LibTorch headers. Thread rule: one thread; loads the model in it. Ownership: keeps the options and the model.
 #ifndef ABACUS_WORKER_APP_CUT_CHECKER_H_
 #define ABACUS_WORKER_APP_CUT_CHECKER_H_
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "models/model_spec.h"
 #include "worker/app/runtime_factory.h"
-#include "worker/torch/torch_runtime.h"
 
 namespace abacus {
+
+class ModelBench;
 
 struct CutCheckerOptions {
   std::filesystem::path model;  // NAME.toml
@@ -43,8 +47,12 @@ struct BucketReport {
   size_t chains = 0;     // compared with the uncut run
   size_t different = 0;  // of them
   double max_difference = 0;
-  double plain_difference = 0;  // relative, uncut run against the plain module
-  std::string error;            // the uncut run differs from the plain module
+  double plain_difference = 0;              // relative, uncut run against the plain module, largest of all scales
+  std::vector<std::string> scales;          // that were compared
+  std::string worst_scale;                  // of the first failure, else of plain_difference
+  std::optional<double> padded_difference;  // relative, as plain_difference; none: nothing in this bucket can be padded
+  std::string error;                        // what else than a cut differs
+  std::vector<std::string> notes;           // what was not compared, and why
   std::array<double, 6> time_us{};
   bool ok() const { return different == 0 && error.empty(); }
 };
@@ -54,28 +62,32 @@ inline constexpr std::array<const char*, 6> kTimeNames = {"whole",       "full_r
 
 class CutChecker {
  public:
-  explicit CutChecker(const CutCheckerOptions& options) : options_(options) {}
+  explicit CutChecker(const CutCheckerOptions& options);
+  // With a model that was loaded elsewhere, in place of Load().
+  CutChecker(const CutCheckerOptions& options, std::unique_ptr<ModelBench> bench);
+  ~CutChecker();
 
   Status Load();
-  const ModelSpec& spec() const { return spec_; }
+  ModelBench& bench() { return *bench_; }
+  const ModelSpec& spec() const;
   // Whether the options ask for this bucket.
   bool Wants(uint32_t bucket) const;
   // An error: something could not be run. That outputs differ is in the report.
   Result<BucketReport> Check(uint32_t bucket);
 
  private:
-  Status RunChain(uint32_t bucket, const std::vector<uint32_t>& chain, const JobTensors& tensors);
+  struct Sample;
+  using Chains = std::vector<std::vector<uint32_t>>;
+
+  // Whether inputs far from the usual ones are tried.
+  bool TriesScales() const;
+  // `plain_may_fail`: a sample for which the plain module has no answer says nothing and is left out.
+  Status CheckSample(const Sample& sample, const Chains& chains, bool plain_may_fail, BucketReport* report);
+  Status CheckPadded(BucketReport* report);
   Status Time(BucketReport* report);
 
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-
   const CutCheckerOptions options_;
-  ModelSpec spec_;
-  std::unique_ptr<std::byte, Free> arena_;  // two blocks; outlives the runtime, which may have pinned it
-  uint64_t block_bytes_ = 0;
-  std::unique_ptr<TorchRuntime> runtime_;
+  std::unique_ptr<ModelBench> bench_;
 };
 
 }  // namespace abacus

@@ -1,9 +1,7 @@
 // abacus-fake-worker: a worker without LibTorch whose models only take time. See fake_runtime.h.
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <string_view>
 #include <thread>
 
 #include "worker/app/command_line.h"
@@ -12,10 +10,12 @@
 
 namespace {
 
-abacus::Result<std::unique_ptr<abacus::ModelRuntime>> MakeRuntime(
-    const abacus::ModelSpec& spec, const abacus::ServeOptions& /*options*/,
-    const std::function<void(std::string_view)>& /*progress*/) {
+abacus::Result<std::unique_ptr<abacus::ModelRuntime>> MakeRuntime(const abacus::ModelSpec& spec,
+                                                                  const abacus::ServeOptions& /*options*/,
+                                                                  const abacus::LoadHooks& hooks) {
   std::this_thread::sleep_for(std::chrono::microseconds(static_cast<int64_t>(spec.fake.load_us)));
+  // Its times are scripted, but it takes its turn as a worker that has nothing to take over would.
+  if (hooks.known.empty()) hooks.await_turn();
   return std::unique_ptr<abacus::ModelRuntime>(std::make_unique<abacus::FakeRuntime>(spec));
 }
 

@@ -53,12 +53,17 @@ void LimitThreads(int cpu_threads) {
 
 }  // namespace
 
+std::string DeviceText(const RuntimeOptions& options) {
+  return options.device == RuntimeOptions::Device::kCpu ? "cpu" : "cuda:" + options.gpu;
+}
+
 Result<std::unique_ptr<TorchRuntime>> LoadTorchRuntime(const ModelSpec& spec, const RuntimeOptions& options) {
   if (options.device == RuntimeOptions::Device::kCpu) {
     LimitThreads(options.cpu_threads);
-    Result<std::unique_ptr<TorchScriptProgram>> program = TorchScriptProgram::Load(spec, at::kCPU, options.progress);
+    Result<std::unique_ptr<TorchScriptProgram>> program =
+        TorchScriptProgram::Load(spec, at::kCPU, options.hooks.progress);
     if (!program) return Error(program.error());
-    return InterpreterRuntime::Create(std::move(*program), options.progress);
+    return InterpreterRuntime::Create(std::move(*program), options.hooks);
   }
   // The module comes first: LibTorch looks for CUDA support once, when a tensor function is first called.
   const Result<const CudaModule*> module = OpenCudaModule();
@@ -67,9 +72,9 @@ Result<std::unique_ptr<TorchRuntime>> LoadTorchRuntime(const ModelSpec& spec, co
   if (!gpu) return Error(gpu.error());
   LimitThreads(options.cpu_threads);
   const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(*gpu));
-  Result<std::unique_ptr<TorchScriptProgram>> program = TorchScriptProgram::Load(spec, device, options.progress);
+  Result<std::unique_ptr<TorchScriptProgram>> program = TorchScriptProgram::Load(spec, device, options.hooks.progress);
   if (!program) return Error(program.error());
-  return (*module)->create(std::move(*program), *gpu, options.gpu_timestamps, options.progress);
+  return (*module)->create(std::move(*program), *gpu, options.gpu_timestamps, options.hooks);
 }
 
 }  // namespace abacus

@@ -10,10 +10,8 @@
 #define ABACUS_WORKER_APP_RUNTIME_FACTORY_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
-#include <string_view>
 
 #include "base/status.h"
 #include "models/model_spec.h"
@@ -27,14 +25,16 @@ struct RuntimeOptions {
   std::string gpu = "0";        // index among the GPUs visible to the process, or a UUID ("GPU-...")
   int cpu_threads = 1;          // threads of one operator; 0: as many as the machine has cores
   bool gpu_timestamps = false;  // record on the GPU when ranges begin and end (see gpu_clock.h)
-  // Called with what is being done ("optimise", "capture bucket 3 of 24") and with warnings; may be empty.
-  std::function<void(std::string_view stage)> progress;
+  LoadHooks hooks;
 };
 
-// Loads, optimises and checks the model, prepares every bucket and measures its cut points. Errors: NOT_FOUND (no
-// model file), INVALID_ARGUMENT (the file is corrupt, contradicts its TOML, or its optimised outputs differ from the
-// plain ones by more than the tolerance), UNAVAILABLE (no such GPU, or built without CUDA), WORKER_FAILED (the device
-// reported an error).
+// "cpu", or "cuda:" and the GPU.
+std::string DeviceText(const RuntimeOptions& options);
+
+// Loads, optimises and checks the model, prepares every bucket and measures its cut points as the hooks say. Errors:
+// NOT_FOUND (no model file), INVALID_ARGUMENT (the file is corrupt, contradicts its TOML, or its optimised outputs
+// differ from the plain ones by more than the tolerance), UNAVAILABLE (no such GPU, or built without CUDA),
+// WORKER_FAILED (the device reported an error).
 Result<std::unique_ptr<TorchRuntime>> LoadTorchRuntime(const ModelSpec& spec, const RuntimeOptions& options);
 
 }  // namespace abacus

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "worker/cuts/cut_points.h"
 #include "worker/torch/job_rows.h"
+#include "worker/torch/known_ranges.h"
 #include "worker/torch/torch_tensors.h"
 
 namespace abacus {
@@ -28,22 +29,15 @@ constexpr uint64_t kOnlyJob = 0;  // the runtime does not know the numbers of it
 }  // namespace
 
 Result<std::unique_ptr<TorchRuntime>> InterpreterRuntime::Create(std::unique_ptr<TorchScriptProgram> program,
-                                                                 const ProgressFn& progress) {
+                                                                 const LoadHooks& hooks) {
   const std::string name = program->name();
   try {
     std::unique_ptr<InterpreterRuntime> runtime(new InterpreterRuntime(std::move(program)));
     if (runtime->partition_.operators() == 0) {
-      return Error(StatusCode::kInvalidArgument, c10::str("model \"", name, "\" has no operators"));
+      return Error(StatusCode::kInvalidArgument,
+                   c10::str("model \"", name, "\" has no operators: forward() returns its inputs or constants"));
     }
-    std::vector<RangeCode> single_operators;
-    for (uint32_t op = 0; op < runtime->partition_.operators(); ++op) {
-      single_operators.push_back(runtime->partition_.Compile(op, op + 1));
-    }
-    const auto buckets = static_cast<uint32_t>(runtime->ranges_.size());
-    for (uint32_t b = 0; b < buckets; ++b) {
-      if (progress) progress(c10::str("measure bucket ", b + 1, " of ", buckets));
-      ABACUS_RETURN_IF_ERROR(runtime->Measure(b, single_operators));
-    }
+    ABACUS_RETURN_IF_ERROR(runtime->Prepare(hooks));
     return runtime;
   } catch (const std::exception& error) {
     return Error(StatusCode::kInvalidArgument, c10::str("model \"", name, "\": ", ErrorText(error)));
@@ -70,12 +64,40 @@ std::string InterpreterRuntime::device_name() const {
 
 std::string InterpreterRuntime::libraries() const { return c10::str("LibTorch ", TORCH_VERSION); }
 
+Status InterpreterRuntime::Prepare(const LoadHooks& hooks) {
+  const uint32_t operators = partition_.operators();
+  const auto buckets = static_cast<uint32_t>(ranges_.size());
+  std::vector<uint32_t> unknown;
+  for (uint32_t b = 0; b < buckets; ++b) {
+    const BucketRanges* known = KnownRanges(hooks, b, operators);
+    if (known == nullptr && hooks.measure) {
+      unknown.push_back(b);
+      continue;
+    }
+    // Once, so that no bucket fails for the first time while queries wait.
+    if (const Status ran = RunUncut(b, {}); !ran.ok()) return {StatusCode::kInvalidArgument, ran.message()};
+    ranges_[b] = known != nullptr ? *known : UncutRanges(operators);
+    CompileSlices(b);
+  }
+  if (unknown.empty()) return Status::Ok();
+
+  std::vector<RangeCode> single_operators;
+  for (uint32_t op = 0; op < operators; ++op) single_operators.push_back(partition_.Compile(op, op + 1));
+  if (hooks.await_turn) hooks.await_turn();
+  for (const uint32_t b : unknown) {
+    if (hooks.progress) hooks.progress(c10::str("measure bucket ", b + 1, " of ", buckets));
+    ABACUS_RETURN_IF_ERROR(Measure(b, single_operators));
+  }
+  return Status::Ok();
+}
+
 Status InterpreterRuntime::Measure(uint32_t bucket, const std::vector<RangeCode>& single_operators) {
   const c10::InferenceMode inference;
   const uint32_t operators = partition_.operators();
   BucketRanges& ranges = ranges_[bucket];
   ranges.operators = operators;
-  ABACUS_RETURN_IF_ERROR(RunUncut(bucket, {}));  // warm-up
+  // Warm-up. What fails on its own sample inputs will always fail.
+  if (const Status ran = RunUncut(bucket, {}); !ran.ok()) return {StatusCode::kInvalidArgument, ran.message()};
 
   std::vector<uint64_t> fastest_ns(operators, std::numeric_limits<uint64_t>::max());
   const uint64_t profile_end_ns = MonotonicNs() + kMeasureBudgetNs;

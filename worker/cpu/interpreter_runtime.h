@@ -10,8 +10,11 @@
 // The slices of a binary tree over the intervals between cuts (see slice_tree.h) are compiled at load, once for all
 // buckets that have them; a range runs as a chain of them. Nothing is compiled while queries are served.
 //
-// Thread rule, ownership and errors: as ModelRuntime. An exception of the model (an index out of range, say) becomes
-// WORKER_FAILED and ends the job; the runtime stays usable, IsFatal() is never true.
+// What an earlier process measured is taken over, and without measuring every bucket is one whole (LoadHooks).
+//
+// Thread rule, ownership and errors: as ModelRuntime; Create also INVALID_ARGUMENT for a bucket that does not run. An
+// exception of the model (an index out of range, say) becomes WORKER_FAILED and ends the job; the runtime stays usable,
+// IsFatal() is never true.
 #ifndef ABACUS_WORKER_CPU_INTERPRETER_RUNTIME_H_
 #define ABACUS_WORKER_CPU_INTERPRETER_RUNTIME_H_
 
@@ -32,13 +35,14 @@ namespace abacus {
 
 class InterpreterRuntime : public TorchRuntime {
  public:
-  // Prepares and measures every bucket.
+  // Prepares every bucket, and measures it as `hooks` says.
   static Result<std::unique_ptr<TorchRuntime>> Create(std::unique_ptr<TorchScriptProgram> program,
-                                                      const ProgressFn& progress);
+                                                      const LoadHooks& hooks);
 
   const BucketRanges& ranges(uint32_t bucket) const override { return ranges_[bucket]; }
   std::string device_name() const override;
   std::string libraries() const override;
+  std::string structure() const override { return program_->structure(); }
   Status Start(const RangeRequest& range) override;
   ModelProgram& program() override { return *program_; }
   Status RunUncut(uint32_t bucket, const JobTensors& tensors) override;
@@ -46,6 +50,8 @@ class InterpreterRuntime : public TorchRuntime {
  private:
   explicit InterpreterRuntime(std::unique_ptr<TorchScriptProgram> program);
 
+  // Runs every bucket, and measures those of which nothing is known.
+  Status Prepare(const LoadHooks& hooks);
   Status Measure(uint32_t bucket, const std::vector<RangeCode>& single_operators);
   // Runs the slices that [first, last) is made of; copies a job's inputs in and its outputs out at the ends.
   Status RunSlices(const RangeRequest& range, const std::vector<uint32_t>& chain);

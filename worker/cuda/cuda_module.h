@@ -21,7 +21,7 @@ struct CudaModule {
   Result<int> (*use_gpu)(const std::string& gpu);
   // Captures and measures every bucket of a program that was loaded onto that GPU.
   Result<std::unique_ptr<TorchRuntime>> (*create)(std::unique_ptr<ModelProgram> program, int gpu, bool timestamps,
-                                                  const ProgressFn& progress);
+                                                  const LoadHooks& hooks);
 };
 
 // The module exports `const CudaModule* AbacusCudaModule()` with C linkage.

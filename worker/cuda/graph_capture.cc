@@ -76,8 +76,10 @@ Result<std::unique_ptr<at::cuda::CUDAGraph>> Capture(ModelProgram& program, uint
   if (!outputs) {
     AbandonCapture(*graph, site);
     return Error(StatusCode::kInvalidArgument,
-                 "cannot capture the model in a CUDA graph (does forward() read values back to the CPU?): " +
-                     outputs.error().message());
+                 "cannot capture the model in a CUDA graph: " + outputs.error().message() +
+                     ". An operator that reads values back to the CPU (.cpu(), .item(), nonzero(), packed sequences, "
+                     "branches on tensors) or copies them to the GPU cannot be repeated by one. Compute lengths and "
+                     "indices on the device, use masks instead of packing, or serve the model on the CPU");
   }
   graph->capture_end();
   memory->set_outputs(std::move(*outputs));

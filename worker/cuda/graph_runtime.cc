@@ -13,6 +13,7 @@
 #include "worker/cuda/cut_timing.h"
 #include "worker/cuda/gpu_device.h"
 #include "worker/torch/job_rows.h"
+#include "worker/torch/known_ranges.h"
 #include "worker/torch/torch_tensors.h"
 
 namespace abacus {
@@ -32,14 +33,13 @@ int64_t FreeBytes() {
 }  // namespace
 
 Result<std::unique_ptr<TorchRuntime>> GraphRuntime::Create(std::unique_ptr<ModelProgram> program, int gpu,
-                                                           bool timestamps, const ProgressFn& progress) {
+                                                           bool timestamps, const LoadHooks& hooks) {
   const std::string name = program->name();
   try {
     const c10::cuda::CUDAGuard guard(static_cast<at::DeviceIndex>(gpu));
     ABACUS_RETURN_IF_CUDA_ERROR(cudaDeviceSynchronize());  // the weights were copied on another stream
     std::unique_ptr<GraphRuntime> runtime(new GraphRuntime(std::move(program), gpu));
-    if (const Status status = runtime->Load(timestamps, progress ? progress : ProgressFn([](std::string_view) {}));
-        !status.ok()) {
+    if (const Status status = runtime->Load(timestamps, hooks); !status.ok()) {
       return Error(status.WithContext(c10::str("model \"", name, "\"")));
     }
     c10::cuda::CUDACachingAllocator::emptyCache();  // gives back what only the uncaptured runs needed
@@ -64,7 +64,8 @@ std::string GraphRuntime::libraries() const { return GpuLibraries(); }
 
 // --- Load ----------------------------------------------------------------------------------------------------------
 
-Status GraphRuntime::Load(bool timestamps, const ProgressFn& progress) {
+Status GraphRuntime::Load(bool timestamps, const LoadHooks& hooks) {
+  const ProgressFn progress = hooks.progress ? hooks.progress : ProgressFn([](std::string_view) {});
   Result<DeviceMailbox> mailbox = DeviceMailbox::Create();
   if (!mailbox) return mailbox.error();
   mailbox_ = std::move(*mailbox);
@@ -76,48 +77,61 @@ Status GraphRuntime::Load(bool timestamps, const ProgressFn& progress) {
     }
   }
   const auto buckets = static_cast<uint32_t>(buckets_.size());
-  size_t slices = 0;
-  uint64_t slicing_ns = 0;
-  int64_t slices_bytes = 0;
+  std::vector<uint32_t> unknown;  // largest first
   for (uint32_t i = 0; i < buckets; ++i) {
     const uint32_t b = buckets - 1 - i;
     progress(c10::str("capture bucket ", i + 1, " of ", buckets));
-    Status status = LoadBucket(b);
-    if (status.ok()) {
-      const uint64_t begin_ns = MonotonicNs();
-      const int64_t free_bytes = FreeBytes();
-      status = MakeSlices(*buckets_[b]);
-      slices += buckets_[b]->slices.size();
-      slicing_ns += MonotonicNs() - begin_ns;
-      slices_bytes += free_bytes - FreeBytes();
-    }
-    if (status.ok()) status = MeasureSolo(b);
-    if (!status.ok()) return status.WithContext(c10::str("bucket ", b, " (", program_->buckets()[b].label, ")"));
+    const Result<bool> ready = PrepareBucket(b, hooks);
+    if (!ready) return ready.error().WithContext(BucketText(b));
+    if (!*ready) unknown.push_back(b);
   }
-  progress(c10::str("made ", slices, " slices in ", slicing_ns / kNsPerMs,
-                    " ms; they, and whatever else started on this ", "GPU meanwhile, take ", slices_bytes >> 20,
-                    " MiB"));
+  if (!unknown.empty() && hooks.await_turn) hooks.await_turn();
+  for (size_t i = 0; i < unknown.size(); ++i) {
+    progress(c10::str("measure bucket ", i + 1, " of ", unknown.size()));
+    const Status measured = Measure(unknown[i]);
+    if (!measured.ok()) return measured.WithContext(BucketText(unknown[i]));
+  }
+  size_t slices = 0;
+  for (const auto& bucket : buckets_) slices += bucket->slices.size();
+  progress(c10::str("made ", slices, " slices in ", slicing_ns_ / kNsPerMs, " ms; they, and whatever else started on ",
+                    "this GPU meanwhile, take ", slices_bytes_ >> 20, " MiB"));
   return Status::Ok();
 }
 
-Status GraphRuntime::LoadBucket(uint32_t bucket) {
+Result<bool> GraphRuntime::PrepareBucket(uint32_t bucket, const LoadHooks& hooks) {
   Result<CapturedBucket> captured = CaptureBucket(*program_, bucket, site_);
-  if (!captured) return captured.error();
-  const Result<std::vector<uint32_t>> cuts = MeasureCuts(captured->sliced, captured->memory, stream_);
+  if (!captured) return Error(captured.error());
+  const uint32_t operators = captured->sliced.operators();
+  buckets_[bucket] = std::make_unique<ReadyBucket>(ReadyBucket{std::move(*captured), UncutRanges(operators), {}, {}});
+  const BucketRanges* known = KnownRanges(hooks, bucket, operators);
+  if (known == nullptr && hooks.measure) return false;
+  if (known != nullptr) buckets_[bucket]->ranges = *known;
+  ABACUS_RETURN_IF_ERROR(MakeSlices(*buckets_[bucket]));
+  // Once, so that no bucket fails for the first time while queries wait.
+  ABACUS_RETURN_IF_ERROR(Run(bucket, 0, operators, {}));
+  return true;
+}
+
+Status GraphRuntime::Measure(uint32_t bucket) {
+  ReadyBucket& ready = *buckets_[bucket];
+  Result<std::vector<uint32_t>> cuts = MeasureCuts(ready.captured.sliced, ready.captured.memory, stream_);
   if (!cuts) return cuts.error();
-  BucketRanges ranges;
-  ranges.operators = captured->sliced.operators();
-  ranges.cuts = *cuts;
-  buckets_[bucket] = std::make_unique<ReadyBucket>(ReadyBucket{std::move(*captured), std::move(ranges), {}, {}});
-  return Status::Ok();
+  ready.ranges.cuts = std::move(*cuts);
+  ABACUS_RETURN_IF_ERROR(MakeSlices(ready));
+  return MeasureSolo(bucket);
 }
 
 Status GraphRuntime::MakeSlices(ReadyBucket& bucket) {
+  const uint64_t begin_ns = MonotonicNs();
+  const int64_t free_bytes = FreeBytes();
   bucket.tree = SliceTree(bucket.ranges.cuts);
   auto slices = bucket.captured.sliced.Instantiate(bucket.tree, SlicedGraph::Which::kAll, stream_);
   if (!slices) return slices.error();
   bucket.slices = std::move(*slices);
-  return WaitIdle(stream_);  // for the uploads
+  ABACUS_RETURN_IF_ERROR(WaitIdle(stream_));  // for the uploads
+  slicing_ns_ += MonotonicNs() - begin_ns;
+  slices_bytes_ += free_bytes - FreeBytes();
+  return Status::Ok();
 }
 
 Status GraphRuntime::MeasureSolo(uint32_t bucket) {
@@ -246,6 +260,10 @@ Status GraphRuntime::CheckRange(const RangeRequest& range) const {
     return refuse(StatusCode::kInternal, "there is no gate to wait for");
   const Status status = CheckJob(program_->spec(), program_->buckets()[range.bucket].bucket, range.tensors);
   return status.ok() ? status : refuse(status.code(), status.message());
+}
+
+std::string GraphRuntime::BucketText(uint32_t bucket) const {
+  return c10::str("bucket ", bucket, " (", program_->buckets()[bucket].label, ")");
 }
 
 std::string GraphRuntime::RangeText(uint32_t bucket, uint32_t first, uint32_t last) const {

@@ -1,8 +1,10 @@
 // GraphRuntime: any program on a GPU, as one CUDA graph per bucket, cut into executable slices.
 //
-// Load: for each bucket, the largest first, the program is captured (graph_capture.h), its cut points are measured
-// (cut_timing.h), and the slices of a binary tree over the intervals between cuts are instantiated (slice_tree.h,
-// sliced_graph.h); a range is launched as a chain of them. Nothing is instantiated while queries are served.
+// Load: every bucket, the largest first, is captured (graph_capture.h); then, when it is this process's turn, its cut
+// points are measured (cut_timing.h), the slices of a binary tree over the intervals between cuts are instantiated
+// (slice_tree.h, sliced_graph.h), and it is timed. What an earlier process measured is taken over, and without
+// measuring every bucket is one whole (LoadHooks). A range is launched as a chain of slices. Nothing is instantiated
+// while queries are served.
 //
 // Start enqueues all of a range on the one stream, in this order: wait for the gate, copy the job's inputs to the
 // device (range [0, ..)), the slices, copy the outputs back (range [.., operators)), write the range's sequence number
@@ -40,14 +42,15 @@ namespace abacus {
 
 class GraphRuntime : public TorchRuntime {
  public:
-  // Captures and measures every bucket. `program` lies on GPU `gpu`. `timestamps`: Poll says when the GPU began and
-  // ended a range, for which it runs two more tiny kernels.
+  // Captures every bucket, and measures it as `hooks` says. `program` lies on GPU `gpu`. `timestamps`: Poll says when
+  // the GPU began and ended a range, for which it runs two more tiny kernels.
   static Result<std::unique_ptr<TorchRuntime>> Create(std::unique_ptr<ModelProgram> program, int gpu, bool timestamps,
-                                                      const ProgressFn& progress);
+                                                      const LoadHooks& hooks);
 
   const BucketRanges& ranges(uint32_t bucket) const override { return buckets_[bucket]->ranges; }
   std::string device_name() const override;
   std::string libraries() const override;
+  std::string structure() const override { return program_->structure(); }
   Status Start(const RangeRequest& range) override;
   Result<std::optional<DeviceTimes>> Poll() override;
   ModelProgram& program() override { return *program_; }
@@ -69,9 +72,11 @@ class GraphRuntime : public TorchRuntime {
 
   GraphRuntime(std::unique_ptr<ModelProgram> program, int gpu);
 
-  Status Load(bool timestamps, const ProgressFn& progress);
-  // Captures it and finds its cuts.
-  Status LoadBucket(uint32_t bucket);
+  Status Load(bool timestamps, const LoadHooks& hooks);
+  // Captures it, and makes its slices unless it has to be measured first. Returns whether it is ready.
+  Result<bool> PrepareBucket(uint32_t bucket, const LoadHooks& hooks);
+  // Finds its cuts, makes its slices and times it.
+  Status Measure(uint32_t bucket);
   Status MakeSlices(ReadyBucket& bucket);
   Status MeasureSolo(uint32_t bucket);
   Status CheckRange(const RangeRequest& range) const;
@@ -80,6 +85,7 @@ class GraphRuntime : public TorchRuntime {
   // idle. Nothing may be started.
   template <class Launch>
   Status RunWhole(uint32_t bucket, const JobTensors& tensors, const Launch& launch);
+  std::string BucketText(uint32_t bucket) const;
   std::string RangeText(uint32_t bucket, uint32_t first, uint32_t last) const;
   // Passes `status` on; an error leaves the runtime unusable.
   Status Fatal(const Status& status, const RangeRequest& range);
@@ -91,6 +97,8 @@ class GraphRuntime : public TorchRuntime {
   std::optional<GpuClock> clock_;
   DeviceMailbox mailbox_;
   std::vector<std::unique_ptr<ReadyBucket>> buckets_;
+  uint64_t slicing_ns_ = 0;   // spent on slices while loading,
+  int64_t slices_bytes_ = 0;  // and what they took of the GPU's memory
   UniquePinned pinned_arena_;
   PinnedGate gate_;
   Status fatal_;

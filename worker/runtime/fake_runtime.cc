@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/digest.h"
 #include "models/tensor_layout.h"
 #include "shm/doorbell.h"
 
@@ -36,6 +37,14 @@ FakeRuntime::FakeRuntime(const ModelSpec& spec) : spec_(spec) {
     ranges.solo_ns = static_cast<uint64_t>(us * 1e3);
     ranges_.push_back(std::move(ranges));
   }
+}
+
+std::string FakeRuntime::structure() const {
+  std::string text = "fake";
+  for (const BucketRanges& bucket : ranges_) {
+    text += ' ' + std::to_string(bucket.operators) + ':' + std::to_string(bucket.solo_ns);
+  }
+  return Sha256Hex(text);
 }
 
 Status FakeRuntime::ScriptedFault(JobTensors tensors) const {

@@ -22,6 +22,7 @@ class FakeRuntime : public ModelRuntime {
   const BucketRanges& ranges(uint32_t bucket) const override { return ranges_[bucket]; }
   std::string device_name() const override { return "fake"; }
   std::string libraries() const override { return "fake"; }
+  std::string structure() const override;
   Status Start(const RangeRequest& range) override;
 
  private:

@@ -22,10 +22,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -39,7 +41,21 @@ namespace abacus {
 struct BucketRanges {
   uint32_t operators = 0;
   std::vector<uint32_t> cuts;
-  uint64_t solo_ns = 0;  // time of one whole pass, measured after warm-up; other workers may have been loading
+  uint64_t solo_ns = 0;  // time of one whole pass, measured after warm-up and while nobody else used the device
+};
+
+// What loading a model asks and tells those who load it.
+struct LoadHooks {
+  // Called with what is being done ("optimise", "capture bucket 3 of 24") and with warnings; may be empty.
+  std::function<void(std::string_view stage)> progress;
+  // Called once, right before cut points and solo times are measured: returns when nobody else uses the device. May be
+  // empty.
+  std::function<void()> await_turn;
+  // What an earlier process measured with the same model on the same device, by bucket; empty: nothing is known. A
+  // bucket whose number of operators agrees is not measured again: its cut points and solo time are taken over.
+  std::vector<BucketRanges> known;
+  // False: nobody will look at cut points and solo times, so they need not be measured.
+  bool measure = true;
 };
 
 // Tensors of one query, at its own shape, in the order of the spec.
@@ -81,6 +97,9 @@ class ModelRuntime {
   virtual std::string device_name() const = 0;
   // "LibTorch 2.11.0, CUDA 13.0, cuDNN 9.19.0"
   virtual std::string libraries() const = 0;
+  // Digest of operators, shapes and types without the weights, 64 hex digits: models of the same structure take the
+  // same time. "": this runtime has none.
+  virtual std::string structure() const { return {}; }
 
   // Starts operators [first, last). An error: it was not started and needs no Poll.
   virtual Status Start(const RangeRequest& range) = 0;

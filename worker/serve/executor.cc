@@ -1,6 +1,7 @@
 #include "worker/serve/executor.h"
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 #include <utility>
 
@@ -37,7 +38,10 @@ Executor::Executor(Region* region, WorkerId worker, const ModelSpec& spec, Model
   tensors_.reserve(kMaxJobQueries);
 }
 
-void Executor::PublishRanges() {
+void Executor::PublishRanges(std::string_view digest) {
+  // Whoever dies half-way leaves nothing to take over.
+  StoreText(slot_.measured_digest, "");
+  std::atomic_thread_fence(std::memory_order_release);
   for (uint32_t b = 0; b < spec_.bucket_count(); ++b) {
     const BucketRanges& ranges = runtime_->ranges(b);
     RangeTableEntry& entry = slot_.ranges[b];
@@ -48,6 +52,9 @@ void Executor::PublishRanges() {
   }
   StoreText(slot_.device_name, runtime_->device_name());
   StoreText(slot_.libraries, runtime_->libraries());
+  StoreText(slot_.structure, runtime_->structure());
+  std::atomic_thread_fence(std::memory_order_release);
+  StoreText(slot_.measured_digest, digest);
 }
 
 Status Executor::HoldOnDevice() {

@@ -22,6 +22,7 @@
 #include <boost/container/static_vector.hpp>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/ids.h"
@@ -38,8 +39,9 @@ class Executor {
  public:
   Executor(Region* region, WorkerId worker, const ModelSpec& spec, ModelRuntime* runtime);
 
-  // Writes cut points, solo times and what they were measured on where the controller reads them.
-  void PublishRanges();
+  // Writes cut points, solo times and what they were measured with and on where the controller, and the next worker of
+  // this slot, read them. `digest`: of the model; "": the next worker takes nothing over.
+  void PublishRanges(std::string_view digest = {});
 
   // From now on ranges wait for their gate on the device. An error: it cannot, and they wait here as before.
   Status HoldOnDevice();

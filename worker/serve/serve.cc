@@ -6,13 +6,17 @@
 
 #include <atomic>
 #include <chrono>
+#include <string_view>
 #include <thread>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "models/held_model.h"
 #include "shm/gate.h"
 #include "worker/serve/executor.h"
+#include "worker/serve/measuring.h"
 
 namespace abacus {
 namespace {
@@ -51,17 +55,21 @@ class ControllerWatch {
   std::jthread thread_;
 };
 
-void SetState(WorkerSlot* slot, WorkerState state) {
-  slot->heartbeat_ns.store(MonotonicNs(), std::memory_order_relaxed);
-  slot->state.store(static_cast<uint32_t>(state), std::memory_order_release);
-}
-
 int Fail(Region* region, WorkerSlot* slot, const Status& status) {
   LogError("{}", status.ToString());
   StoreText(slot->error, status.message());
-  SetState(slot, WorkerState::kFailed);
+  slot->error_code.store(static_cast<uint32_t>(status.code()), std::memory_order_relaxed);
+  SetWorkerState(slot, WorkerState::kFailed);
   Doorbell(&region->header().controller_bell).Ring();
   return 1;
+}
+
+// The model as the controller holds it, or as it lies in its files.
+Result<TakenModel> TakeModel(const ServeOptions& options) {
+  if (!options.digest.empty()) return TakeHeldModel(options.model, options.digest, options.device != "fake");
+  Result<ModelSpec> spec = LoadModelSpec(options.model);
+  if (!spec) return Error(spec.error());
+  return TakenModel(std::move(*spec));
 }
 
 }  // namespace
@@ -89,30 +97,51 @@ int Serve(const ServeOptions& options, const RuntimeFactory& factory) {
   std::atomic<bool> stop{false};
   const ControllerWatch watch(&region, &slot, &stop);
   StoreText(slot.device, options.device == "cuda" ? "cuda:" + options.gpu : options.device);
-  SetState(&slot, WorkerState::kLoading);
+  SetWorkerState(&slot, WorkerState::kLoading);
 
-  const auto spec = LoadModelSpec(options.model);
-  if (!spec) return Fail(&region, &slot, spec.error());
   const uint64_t begin_ns = MonotonicNs();
-  const auto progress = [&](std::string_view stage) {
+  const Result<TakenModel> model = TakeModel(options);
+  if (!model) return Fail(&region, &slot, model.error());
+  const ModelSpec& spec = model->spec();
+  const EarlierMeasurement earlier = ReadEarlierMeasurement(slot, spec, options.digest);
+  uint64_t waited_ns = 0;
+  LoadHooks hooks;
+  hooks.known = earlier.ranges;
+  hooks.progress = [&](std::string_view stage) {
     slot.heartbeat_ns.store(MonotonicNs(), std::memory_order_relaxed);
-    LogInfo("{}: {}", spec->name, stage);
+    LogInfo("{}: {}", spec.name, stage);
   };
-  auto runtime = factory(*spec, options, progress);
+  hooks.await_turn = [&] {
+    const uint64_t since_ns = MonotonicNs();
+    if (!AwaitTurn(&slot, stop)) {
+      LogInfo("{}: stopped before it measured", spec.name);
+      _exit(0);  // nothing runs on the device
+    }
+    waited_ns += MonotonicNs() - since_ns;
+  };
+  auto runtime = factory(spec, options, hooks);
   if (!runtime) return Fail(&region, &slot, runtime.error());
+  if (Status same = model->CheckUnchanged(); !same.ok()) return Fail(&region, &slot, same);
+  if (!earlier.HoldsFor(**runtime)) {
+    StoreText(slot.measured_digest, "");
+    return Fail(&region, &slot,
+                {StatusCode::kUnavailable, spec.name + ": the device or its libraries are others than before; the next "
+                                                       "worker measures again"});
+  }
   if (Status there = region.AwaitArena(kArenaTimeoutNs); !there.ok()) return Fail(&region, &slot, there);
   if (Status pinned = (*runtime)->PinArena(region.arena()); !pinned.ok()) return Fail(&region, &slot, pinned);
 
-  Executor executor(&region, options.worker, *spec, runtime->get());
-  executor.PublishRanges();
+  Executor executor(&region, options.worker, spec, runtime->get());
+  executor.PublishRanges(options.digest);
   if (options.device == "cuda" && options.gate == "device") {
     if (const Status held = executor.HoldOnDevice(); !held.ok()) {
-      LogWarn("{}: ranges wait for their round on the host: {}", spec->name, held.message());
+      LogWarn("{}: ranges wait for their round on the host: {}", spec.name, held.message());
     }
   }
-  LogInfo("{}: loaded in {:.2f} s on {}, {} buckets", spec->name, static_cast<double>(MonotonicNs() - begin_ns) * 1e-9,
-          options.device, spec->bucket_count());
-  SetState(&slot, WorkerState::kLoaded);
+  LogInfo("{}: loaded in {:.2f} s on {} ({:.2f} s of it waiting for its turn), {} buckets", spec.name,
+          static_cast<double>(MonotonicNs() - begin_ns) * 1e-9, options.device, static_cast<double>(waited_ns) * 1e-9,
+          spec.bucket_count());
+  SetWorkerState(&slot, WorkerState::kLoaded);
   Doorbell(&region.header().controller_bell).Ring();
 
   const Status ended = executor.Serve(stop, options.spin_us * kNsPerUs);

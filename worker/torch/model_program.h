@@ -48,6 +48,9 @@ class ModelProgram {
   // the exported model a second time.
   virtual Result<std::vector<at::Tensor>> Reference(uint32_t bucket, const std::vector<at::Tensor>& inputs) = 0;
 
+  // As ModelRuntime::structure.
+  virtual const std::string& structure() const = 0;
+
  protected:
   explicit ModelProgram(const ModelSpec& spec) : spec_(spec) {
     for (size_t b = 0; b < spec_.bucket_count(); ++b) buckets_.push_back(PlanBucket(spec_, b));

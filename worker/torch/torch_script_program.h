@@ -1,16 +1,19 @@
 // TorchScriptProgram: a model from a TorchScript file, optimised, and proven before it may serve.
 //
-// Load: load; freeze; check; optimize_for_inference; check. A check runs the plain module and the graph that would
-// serve on seeded sample inputs of the smallest and the largest bucket and refuses when an output's number, dtype or
-// shape contradicts the TOML, when it is not finite where the plain one is, or when max|a - b| / max|b| exceeds
-// ModelSpec::tolerance. LibTorch's optimisations have been wrong before, so none is trusted unchecked: one that fails
-// its check leaves the model served without it, with a warning; a frozen graph that fails is refused.
+// Load: load; freeze; on a GPU optimize_for_inference; each step proven against the module as exported (load_check.h);
+// then what the description claims is checked on what will serve (claim_check.h). LibTorch's optimisations have been
+// wrong before, so none is trusted unchecked: one that fails its proof leaves the model served without it, with a
+// warning; a frozen graph that fails is refused.
+//
+// On the CPU optimize_for_inference is never used. Its conversion to oneDNN keeps one operation per name within a piece
+// of code, so that a second clamp takes the bounds of the first, its ReLU turns NaN into numbers in most runs, and it
+// slows some models down. What it gains on others is less than freezing alone brings.
 //
 // The graph runs in LibTorch's interpreter alone, without profiling executor or run-time fusion, so that it is the same
 // on every start.
 //
-// Models are programs: load only files from a trusted directory. What a model cannot be is stateful: a graph that
-// writes attributes would let one query change the next and is refused.
+// Models are programs: load only files from a trusted directory. What a model cannot be is stateful or random
+// (graph_check.h): one query would change the next.
 //
 // Thread rule, ownership: as ModelProgram. Errors: Load NOT_FOUND or INVALID_ARGUMENT, with the model's name; Forward
 // WORKER_FAILED; Reference INVALID_ARGUMENT.
@@ -24,8 +27,10 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
+#include "worker/torch/load_check.h"
 #include "worker/torch/model_program.h"
 
 namespace abacus {
@@ -37,6 +42,7 @@ class TorchScriptProgram : public ModelProgram {
 
   Result<std::vector<at::Tensor>> Forward(uint32_t bucket, const std::vector<at::Tensor>& inputs) override;
   Result<std::vector<at::Tensor>> Reference(uint32_t bucket, const std::vector<at::Tensor>& inputs) override;
+  const std::string& structure() const override { return structure_; }
 
   // Frozen and optimised; input 0 of the graph.
   const torch::jit::Module& module() const { return module_; }
@@ -48,25 +54,21 @@ class TorchScriptProgram : public ModelProgram {
 
   // Loads the module as exported, in evaluation mode, with forward()'s arguments checked against the spec.
   Status LoadPlain();
-  // Outputs of the plain module for the smallest and the largest bucket, checked against the TOML.
-  Status RunPlainSamples(const ProgressFn& progress);
+  // Freezes and, on a GPU, optimises it, with proof.
+  Status Transform(const ProgressFn& report);
   // Takes over `transform`'s module when it passes the check; otherwise leaves the program as it was.
-  Status Attempt(std::string_view step, const std::function<torch::jit::Module()>& transform);
-  Status CheckSamples(const torch::jit::Module& module, const torch::jit::Code& code, std::string_view step) const;
+  Status Attempt(const LoadCheck& check, std::string_view step, const std::function<torch::jit::Module()>& transform);
+  Status CheckClaims();
+  Result<std::vector<at::Tensor>> RunPlain(const std::vector<at::Tensor>& inputs) const;
   Status Refuse(std::string_view what) const;
-
-  // What the plain module made of a bucket's sample.
-  struct Expected {
-    const BucketPlan* plan;
-    std::vector<at::Tensor> outputs;
-  };
 
   const at::Device device_;
   std::optional<torch::jit::Module> plain_;  // while loading, and from the first Reference on
-  std::vector<Expected> expected_;           // while loading
+  bool usual_only_ = false;                  // inputs far from the usual may do harm
   torch::jit::Module module_;
   std::shared_ptr<torch::jit::Graph> graph_;
   torch::jit::Code code_;
+  std::string structure_;
 };
 
 }  // namespace abacus

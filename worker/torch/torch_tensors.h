@@ -25,7 +25,7 @@ namespace abacus {
 // of the query's memory, else a tensor of its own with the rows of the queries and padding.
 std::vector<at::Tensor> InputTensors(const ModelSpec& spec, const BucketPlan& plan, JobTensors job);
 
-// The tensors of what forward() returned: a tensor, or a tuple or list of tensors. Error: anything else.
+// The tensors of what forward() returned: a tensor, or a tuple or list of tensors. Error: anything else, named.
 Result<std::vector<at::Tensor>> FlattenOutputs(const c10::IValue& returned);
 
 // Error unless the tensors have the plan's number, dtypes and shapes.
@@ -34,12 +34,24 @@ Status CheckOutputs(const BucketPlan& plan, std::span<const at::Tensor> outputs)
 // Copies tensors of the plan's shapes, in host memory, to the memory of a job's queries, without what is padding.
 void WriteOutputs(const ModelSpec& spec, const BucketPlan& plan, std::span<const at::Tensor> outputs, JobTensors job);
 
-// How far `actual` lies from `expected`, both shaped as the plan says: the largest max|a - b| / max|b| of the outputs.
-// Error: above `tolerance`, or not finite where `expected` is; the message names the output.
+// Independent copies on `device`, so that a model that writes to its inputs leaves the originals alone.
+std::vector<at::Tensor> CopiesOn(at::Device device, std::span<const at::Tensor> tensors);
+
+bool AllFinite(const at::Tensor& tensor);
+// Whether two tensors of one dtype and shape hold the same bits.
+bool SameBits(const at::Tensor& a, const at::Tensor& b);
+
+// How far `actual` lies from `expected`, of one dtype and shape: max|a - b| / max|b| over what is finite in `expected`;
+// 0 for integers. Error: above `tolerance`; an integer or bool that is not equal; NaN or an infinity that `expected`
+// has and `actual` has not, or the other way round. The message begins with `where`.
+Result<double> CompareOutput(const std::string& where, const at::Tensor& expected, const at::Tensor& actual,
+                             double tolerance);
+// The same of all outputs, shaped as the plan says: the largest. The message names the output.
 Result<double> CompareOutputs(const BucketPlan& plan, const std::vector<at::Tensor>& expected,
                               const std::vector<at::Tensor>& actual, double tolerance);
 
-// What a LibTorch exception says, without the C++ stack and at most about 300 bytes long.
+// What a LibTorch exception says, at most about 300 bytes of it, without the C++ stack; in front, where there is one,
+// the line of the model's source that failed.
 std::string ErrorText(const std::exception& error);
 
 }  // namespace abacus

@@ -3,6 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "tests/worker/torch/several_queries.h"
 #include "tests/worker/torch/test_models.h"
@@ -181,6 +186,96 @@ TEST(SeveralQueriesTest, WhatNoQueryFillsIsPadding) {
   ASSERT_NE(runtime, nullptr);
   test::ExpectNothingButPadding(*runtime, spec);
 }
+
+class MeasuringTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<TorchRuntime> LoadWith(std::vector<BucketRanges> known, bool measure) {
+    RuntimeOptions options;
+    options.hooks.progress = [this](std::string_view stage) { stages_.emplace_back(stage); };
+    options.hooks.await_turn = [this] {
+      ++turns_;
+      stages_.emplace_back("turn");
+    };
+    options.hooks.known = std::move(known);
+    options.hooks.measure = measure;
+    Result<std::unique_ptr<TorchRuntime>> runtime = LoadTorchRuntime(spec_, options);
+    if (!runtime) ADD_FAILURE() << runtime.error().ToString();
+    return runtime ? std::move(*runtime) : nullptr;
+  }
+  std::vector<BucketRanges> Ranges(const TorchRuntime& runtime) const {
+    std::vector<BucketRanges> ranges;
+    for (uint32_t b = 0; b < spec_.bucket_count(); ++b) ranges.push_back(runtime.ranges(b));
+    return ranges;
+  }
+
+  const test::TempDir dir_;
+  const ModelSpec spec_ = MakeLookup(dir_);
+  std::vector<std::string> stages_;
+  int turns_ = 0;
+};
+
+TEST_F(MeasuringTest, AwaitsItsTurnOnceBeforeTheFirstBucket) {
+  ASSERT_NE(LoadWith({}, true), nullptr);
+  EXPECT_THAT(stages_, ::testing::ElementsAre("load", "freeze", "check", "turn", "measure bucket 1 of 3",
+                                              "measure bucket 2 of 3", "measure bucket 3 of 3"));
+}
+
+TEST_F(MeasuringTest, TakesOverWhatIsKnownAndMeasuresTheRest) {
+  const auto first = LoadWith({}, true);
+  ASSERT_NE(first, nullptr);
+  std::vector<BucketRanges> known = Ranges(*first);
+  known[0].cuts = {0, 2, known[0].operators};
+  known[0].solo_ns = 123;
+  stages_.clear();
+  const auto all_known = LoadWith(known, true);
+  ASSERT_NE(all_known, nullptr);
+  EXPECT_THAT(stages_, ::testing::ElementsAre("load", "freeze", "check"));
+  EXPECT_EQ(all_known->ranges(0).cuts, known[0].cuts);
+  EXPECT_EQ(all_known->ranges(0).solo_ns, 123u);
+  Job job(spec_, 0, 1);  // the cuts that were taken over can be run
+  ASSERT_TRUE(all_known->RunUncut(0, job.tensors()).ok());
+  const auto expected = job.outputs();
+  job.ClearOutputs();
+  EXPECT_TRUE(all_known->Run(0, 0, 2, job.tensors()).ok());
+  EXPECT_TRUE(all_known->Run(0, 2, known[0].operators, job.tensors()).ok());
+  EXPECT_EQ(job.outputs(), expected);
+
+  known[1].operators += 1;  // of another graph
+  stages_.clear();
+  ASSERT_NE(LoadWith(known, true), nullptr);
+  EXPECT_THAT(stages_, ::testing::ElementsAre("load", "freeze", "check", "turn", "measure bucket 2 of 3"));
+}
+
+TEST_F(MeasuringTest, WithoutMeasuringEveryBucketIsOneWhole) {
+  const auto runtime = LoadWith({}, false);
+  ASSERT_NE(runtime, nullptr);
+  EXPECT_EQ(turns_, 0);
+  for (uint32_t b = 0; b < spec_.bucket_count(); ++b) {
+    EXPECT_EQ(runtime->ranges(b).cuts, (std::vector<uint32_t>{0, runtime->ranges(b).operators}));
+    EXPECT_TRUE(runtime->Run(b, 0, runtime->ranges(b).operators, {}).ok());
+  }
+}
+
+TEST_F(MeasuringTest, ABucketThatDoesNotRunRefusesTheModel) {
+  // Between the smallest and the largest, which alone are compared with the module.
+  ModelSpec spec = test::SaveModel(dir_, "not-two", R"(
+def forward(self, x):
+    assert x.size(0) != 2, "two rows"
+    return torch.relu(x)
+)");
+  spec.inputs = spec.outputs = {test::FloatTensor("x", {kBatchDim, 6})};
+  spec.batchable = false;
+  for (const bool measure : {true, false}) {
+    RuntimeOptions options;
+    options.hooks.measure = measure;
+    const auto runtime = LoadTorchRuntime(spec, options);
+    ASSERT_FALSE(runtime.has_value());
+    EXPECT_EQ(runtime.error().code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(runtime.error().message(), HasSubstr("bucket 1 (batch 2)"));
+  }
+}
+
+TEST_F(JobTest, ItsStructureIsTheProgramsDigest) { EXPECT_EQ(runtime_->structure().size(), 64u); }
 
 TEST_F(JobTest, SaysWhatItRunsOn) {
   EXPECT_THAT(runtime_->device_name(), ::testing::ContainsRegex(".+, [0-9]+ threads?$"));

@@ -286,11 +286,45 @@ def forward(self, x):
     return x * 2.0
 )");
   spec.inputs = spec.outputs = {test::FloatTensor("x", {kBatchDim, 6})};
+  spec.batchable = false;  // the branch asks for all rows
   const Result<std::unique_ptr<TorchRuntime>> loaded = Load(spec);
   ASSERT_FALSE(loaded.has_value());
   if (const std::string why = WhyNoGpu(loaded); !why.empty()) GTEST_SKIP() << why;
   EXPECT_EQ(loaded.error().code(), StatusCode::kInvalidArgument);
-  EXPECT_THAT(loaded.error().message(), HasSubstr("cannot capture the model in a CUDA graph"));
+  EXPECT_THAT(loaded.error().message(),
+              ::testing::AllOf(HasSubstr("cannot capture the model in a CUDA graph"), HasSubstr("torch.sum(x)"),
+                               HasSubstr("serve the model on the CPU")));
+}
+
+TEST(GraphRuntimeLoadTest, MeasuresWhatIsNotKnownWhenItIsItsTurn) {
+  const test::TempDir dir;
+  const ModelSpec spec = test::StraightLineModels().front().make(dir);
+  const auto load = [&spec](const LoadHooks& hooks) {
+    RuntimeOptions options;
+    options.device = RuntimeOptions::Device::kCuda;
+    options.hooks = hooks;
+    return LoadTorchRuntime(spec, options);
+  };
+  int turns = 0;
+  LoadHooks hooks;
+  hooks.await_turn = [&turns] { ++turns; };
+  const auto measured = load(hooks);
+  if (const std::string why = WhyNoGpu(measured); !why.empty()) GTEST_SKIP() << why;
+  ASSERT_TRUE(measured.has_value()) << measured.error().ToString();
+  EXPECT_EQ(turns, 1);
+  for (uint32_t b = 0; b < spec.bucket_count(); ++b) hooks.known.push_back((*measured)->ranges(b));
+  const auto known = load(hooks);
+  ASSERT_TRUE(known.has_value()) << known.error().ToString();
+  EXPECT_EQ(turns, 1);
+  EXPECT_EQ((*known)->ranges(0).cuts, (*measured)->ranges(0).cuts);
+  EXPECT_EQ((*known)->ranges(0).solo_ns, (*measured)->ranges(0).solo_ns);
+  hooks.known.clear();
+  hooks.measure = false;
+  const auto whole = load(hooks);
+  ASSERT_TRUE(whole.has_value()) << whole.error().ToString();
+  EXPECT_EQ(turns, 1);
+  EXPECT_EQ((*whole)->ranges(0).cuts, (std::vector<uint32_t>{0, (*measured)->ranges(0).operators}));
+  EXPECT_EQ((*whole)->structure(), (*measured)->structure());
 }
 
 // What the factory says when it is asked for a GPU; nothing when it gives a runtime.

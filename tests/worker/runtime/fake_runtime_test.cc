@@ -39,6 +39,16 @@ TEST(FakeRuntime, CutsEveryOperatorUpToTheLimit) {
   EXPECT_EQ(runtime.ranges(0).cuts.back(), 1000u);
 }
 
+TEST(FakeRuntime, HasTheStructureOfItsTimes) {
+  ModelSpec spec = test::ImageSpec();
+  const std::string structure = FakeRuntime(spec).structure();
+  EXPECT_EQ(structure.size(), 64u);
+  spec.name = "another";
+  EXPECT_EQ(FakeRuntime(spec).structure(), structure);
+  spec.fake.base_us += 1;
+  EXPECT_NE(FakeRuntime(spec).structure(), structure);
+}
+
 TEST(FakeRuntime, EchoesTheInputWhenTheJobEnds) {
   const ModelSpec spec = test::ImageSpec();
   FakeRuntime runtime(spec);

@@ -199,7 +199,7 @@ TEST_F(ExecutorTest, StopEndsServing) {
 }
 
 TEST_F(ExecutorTest, PublishesItsRanges) {
-  executor_->PublishRanges();
+  executor_->PublishRanges("the digest");
   for (uint32_t b = 0; b < 3; ++b) {
     EXPECT_EQ(slot().ranges[b].operators, 10u);
     EXPECT_EQ(slot().ranges[b].cut_count, 4u);
@@ -208,6 +208,8 @@ TEST_F(ExecutorTest, PublishesItsRanges) {
   }
   EXPECT_EQ(LoadText(slot().device_name), "scripted device");
   EXPECT_EQ(LoadText(slot().libraries), "none");
+  EXPECT_EQ(LoadText(slot().structure), "scripted structure");
+  EXPECT_EQ(LoadText(slot().measured_digest), "the digest");
 }
 
 // --- Jobs of several queries ---------------------------------------------------------------------------------------

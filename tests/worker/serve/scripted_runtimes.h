@@ -36,6 +36,7 @@ class ScriptedRuntime : public ModelRuntime {
   const BucketRanges& ranges(uint32_t) const override { return ranges_; }
   std::string device_name() const override { return "scripted device"; }
   std::string libraries() const override { return "none"; }
+  std::string structure() const override { return "scripted structure"; }
   Status Start(const RangeRequest& range) override {
     Call call{range.bucket, range.first, range.last, {}, range.gate};
     for (const QueryTensors& query : range.tensors) {

@@ -1,16 +1,13 @@
 #include "worker/torch/bucket_plan.h"
 
 #include <ATen/ops/equal.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/stack.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <limits>
+#include <utility>
 
 #include "tests/worker/torch/test_models.h"
-#include "worker/torch/torch_tensors.h"
 
 namespace abacus {
 namespace {
@@ -18,7 +15,6 @@ namespace {
 using test::FloatTensor;
 using test::IntTensor;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 ModelSpec MakeSpec() {
   ModelSpec spec;
@@ -52,35 +48,67 @@ TEST(BucketPlanTest, SamplesStayInRangeAndRepeat) {
   EXPECT_FALSE(at::equal(sample[2], MakeSampleInputs(spec, 3, 12)[2]));
 }
 
-TEST(CompareOutputsTest, MeasuresRelativeToTheLargestValue) {
-  const BucketPlan plan = PlanBucket(MakeSpec(), 0);
-  const std::vector<at::Tensor> expected = {at::full({1, 2}, 100.0)};
-  const std::vector<at::Tensor> actual = {at::full({1, 2}, 100.5)};
-  EXPECT_NEAR(CompareOutputs(plan, expected, actual, 0.01).value(), 0.005, 1e-9);
-  const Result<double> refused = CompareOutputs(plan, expected, actual, 0.001);
-  ASSERT_FALSE(refused.has_value());
-  EXPECT_THAT(refused.error().message(), HasSubstr("output \"y\" at batch 1, sequence 8 differs"));
-  EXPECT_THAT(refused.error().message(), HasSubstr("0.005"));
-  EXPECT_THAT(refused.error().message(), HasSubstr("tolerance is 0.001"));
+TEST(BucketPlanTest, MasksHideNoWholeRowWhicheverValueHides) {
+  const at::Tensor mask = MakeSampleInputs(MakeSpec(), 3, 11)[1];
+  EXPECT_TRUE(at::equal(mask.select(1, 0), at::ones({4}, at::TensorOptions(at::kLong))));
+  EXPECT_EQ(mask.select(1, -1).max().item<int64_t>(), 0);
 }
 
-TEST(CompareOutputsTest, RefusesValuesThatAreNotFiniteOnlyWhereTheReferenceIs) {
-  const BucketPlan plan = PlanBucket(MakeSpec(), 0);
-  const double nan = std::numeric_limits<double>::quiet_NaN();
-  const at::Tensor finite = at::ones({1, 2});
-  const at::Tensor half_nan = at::stack({at::ones({1}), at::full({1}, nan)}, 1);
-  EXPECT_FALSE(CompareOutputs(plan, {finite}, {half_nan}, 1.0).has_value());
-  EXPECT_EQ(CompareOutputs(plan, {half_nan}, {half_nan}, 0.0).value(), 0.0);
-  EXPECT_EQ(CompareOutputs(plan, {half_nan}, {finite}, 0.0).value(), 0.0);
+TEST(BucketPlanTest, EveryScaleGivesFloatsOfItsOwn) {
+  ModelSpec spec = MakeSpec();
+  spec.inputs = {FloatTensor("x", {kBatchDim, 1000})};
+  EXPECT_THAT(ScalesOf(spec),
+              ElementsAre(SampleScale::kNormal, SampleScale::kUnit, SampleScale::kPixels, SampleScale::kThousand));
+  const auto ends = [&spec](SampleScale scale) {
+    const at::Tensor x = MakeSampleInputs(spec, 0, 1, scale)[0];
+    return std::pair(x.min().item<float>(), x.max().item<float>());
+  };
+  EXPECT_LT(ends(SampleScale::kNormal).first, -1);
+  EXPECT_GE(ends(SampleScale::kUnit).first, 0);
+  EXPECT_LE(ends(SampleScale::kUnit).second, 1);
+  EXPECT_EQ(ends(SampleScale::kPixels).first, 0);
+  EXPECT_EQ(ends(SampleScale::kPixels).second, 255);
+  EXPECT_GT(ends(SampleScale::kThousand).second, 1000);
+  EXPECT_EQ(ScaleName(spec, SampleScale::kPixels), "pixels 0..255");
 }
 
-TEST(FlattenOutputsTest, TakesTensorsTuplesAndListsOnly) {
-  const at::Tensor t = at::ones({1});
-  EXPECT_EQ(FlattenOutputs(t)->size(), 1u);
-  EXPECT_EQ(FlattenOutputs(c10::ivalue::Tuple::create({t, t}))->size(), 2u);
-  EXPECT_EQ(FlattenOutputs(std::vector<at::Tensor>{t, t, t})->size(), 3u);
-  EXPECT_THAT(FlattenOutputs(int64_t{1}).error().message(), HasSubstr("forward() returns Int"));
-  EXPECT_FALSE(FlattenOutputs(c10::ivalue::Tuple::create({t, int64_t{1}})).has_value());
+TEST(BucketPlanTest, FloatsStayInTheirDeclaredRangeAtEveryScale) {
+  ModelSpec spec = MakeSpec();
+  spec.inputs = {{"p", DType::kFloat16, {kBatchDim, 1000}, {}, 0, FloatRange{0.01, 1}}};
+  EXPECT_THAT(ScalesOf(spec), ElementsAre(SampleScale::kNormal));
+  EXPECT_EQ(ScaleName(spec, SampleScale::kNormal), "declared range");
+  spec.inputs.push_back(FloatTensor("x", {kBatchDim, 4}));
+  EXPECT_EQ(ScalesOf(spec).size(), 4u);
+  EXPECT_EQ(ScaleName(spec, SampleScale::kNormal), "N(0, 1)");
+  for (const SampleScale scale : ScalesOf(spec)) {
+    const at::Tensor p = MakeSampleInputs(spec, 0, 1, scale)[0].to(at::kDouble);
+    EXPECT_GE(p.min().item<double>(), 0.01 - 1e-4);
+    EXPECT_LE(p.max().item<double>(), 1);
+    EXPECT_GT(p.max().item<double>() - p.min().item<double>(), 0.9);
+  }
+}
+
+TEST(BucketPlanTest, LengthsEndAtTheSequenceOfTheQuery) {
+  ModelSpec spec = MakeSpec();
+  spec.inputs = {IntTensor("ids", {kBatchDim, kSequenceDim}, {0, 9}), IntTensor("lengths", {kBatchDim}, {1, 64, true})};
+  const at::Tensor lengths = MakeSampleInputs(spec, Bucket{500, 5}, 1)[1];
+  EXPECT_EQ(lengths.min().item<int64_t>(), 1);
+  EXPECT_EQ(lengths.max().item<int64_t>(), 5);
+}
+
+TEST(BucketPlanTest, PadsAndTrimsAsAJobOfOneQueryDoes) {
+  ModelSpec spec = MakeSpec();
+  spec.inputs[0].pad = 4;
+  spec.outputs = {FloatTensor("y", {kBatchDim, kSequenceDim, 2})};
+  const Bucket query{2, 5};
+  const std::vector<at::Tensor> inputs = MakeSampleInputs(spec, query, 1);
+  const std::vector<at::Tensor> padded = PadInputs(spec, {4, 8}, query, inputs);
+  EXPECT_TRUE(at::equal(padded[0].narrow(0, 0, 2).narrow(1, 0, 5), inputs[0]));
+  EXPECT_EQ(padded[0].narrow(0, 2, 2).min().item<int64_t>(), 4);
+  EXPECT_EQ(padded[0].narrow(1, 5, 3).max().item<int64_t>(), 4);
+  EXPECT_EQ(padded[2].narrow(0, 2, 2).abs().max().item<float>(), 0);
+  for (size_t i = 0; i < inputs.size(); ++i) EXPECT_TRUE(at::equal(TrimInputs(spec, query, padded)[i], inputs[i]));
+  EXPECT_THAT(TrimOutputs(spec, query, {at::ones({4, 8, 2})})[0].sizes(), ElementsAre(2, 5, 2));
 }
 
 }  // namespace

@@ -44,6 +44,7 @@ def forward(self, x, ids):
 )",
                              {{"weight", {6, 8}}, {"table", {50, 8}}});
   spec.sequence_lengths = {4, 8};
+  spec.sequence_padding = SequencePadding::kExact;  // the padded tokens are summed, too
   spec.inputs = {FloatTensor("x", {kBatchDim, 6}), IntTensor("ids", {kBatchDim, kSequenceDim}, {0, 49})};
   spec.outputs = {FloatTensor("tokens", {kBatchDim, kSequenceDim, 8}), FloatTensor("pooled", {kBatchDim, 8}),
                   IntTensor("counts", {kBatchDim}, {0, 1000})};
@@ -88,6 +89,7 @@ def forward(self, x, steps):
     return hidden, steps * 10
 )",
                              {{"weight", {6, 8}}, {"other", {8, 8}}});
+  spec.batchable = false;  // its branches ask for all rows
   spec.inputs = {FloatTensor("x", {kBatchDim, 6}), IntTensor("steps", {kBatchDim}, {0, 5})};
   spec.outputs = {FloatTensor("hidden", {kBatchDim, 8}), IntTensor("tens", {kBatchDim}, {0, 50})};
   return spec;
@@ -112,6 +114,7 @@ def forward(self, x):
     return [total + pair[0], torch.cat([chunks[1], chunks[0]], 1).reshape([pair[1], 8])]
 )",
                              {{"weight", {6, 8}}});
+  spec.batchable = false;  // the length of its loop asks for all rows
   spec.inputs = {FloatTensor("x", {kBatchDim, 6})};
   spec.outputs = {FloatTensor("total", {kBatchDim, 8}), FloatTensor("swapped", {kBatchDim, 8})};
   return spec;
@@ -146,6 +149,7 @@ ModelSpec SaveModule(const TempDir& dir, const std::string& name, const torch::j
   ModelSpec spec;
   spec.name = name;
   spec.file = dir.path() / (name + ".pt");
+  spec.open_path = spec.file;
   spec.toml_path = dir.path() / (name + ".toml");
   spec.tolerance = 1e-4;
   spec.batch_sizes = {1, 2, 4};
@@ -180,6 +184,8 @@ def forward(self, x, ids):
     return largest.reshape([1]), torch.sum(ids).reshape([1])
 )");
   spec.sequence_lengths = {4, 8};
+  spec.batchable = false;
+  spec.sequence_padding = SequencePadding::kAllowed;
   spec.inputs = {FloatTensor("x", {kBatchDim, 8}), IntTensor("ids", {kBatchDim, kSequenceDim}, {0, 49})};
   spec.inputs[1].pad = 3;
   spec.outputs = {FloatTensor("largest", {1}), IntTensor("sum", {1}, {0, 10000})};
