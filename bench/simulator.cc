@@ -192,6 +192,7 @@ ServiceConfig MakeService(const ModelProfile& model, uint64_t qos_ns) {
 void PublishRanges(const ProfileData& subject, const ModelProfile& model, WorkerSlot* block) {
   StoreText(block->device_name, subject.device);
   StoreText(block->libraries, subject.libraries);
+  StoreText(block->structure, model.structure);
   for (size_t b = 0; b < model.buckets.size(); ++b) {
     const BucketProfile& bucket = model.buckets[b];
     RangeTableEntry& entry = block->ranges[b];
@@ -260,8 +261,11 @@ Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
     loop.Post({WorkerEvent::kUp, {WorkerId(s), 1}, {}});
     const auto ranges = ReadWorkerRanges(slot, config.services[s].spec.bucket_count());
     if (!ranges) return Error(ranges.error());
-    truth.WorkerUp(ServiceId(s), config.services[s].name, config.services[s].spec, file.subject.device,
-                   file.subject.libraries, *ranges);
+    truth.WorkerUp(ServiceId(s), config.services[s].name, config.services[s].spec,
+                   {file.subject.device, file.subject.libraries, LoadText(slot.structure), *ranges});
+    if (!options.takes.empty()) {
+      for (uint32_t b = 0; b < ranges->size(); ++b) truth.solo()->Set(ServiceId(s), b, options.takes[s]);
+    }
     const OperatorRange whole = {ServiceId(s), 0, 0, ranges->front().operators};
     if (!truth.model().Predict({&whole, 1}).trained) {
       return Error(StatusCode::kInvalidArgument, "the predictor does not fit its own model " + config.services[s].name);

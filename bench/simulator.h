@@ -39,6 +39,7 @@ struct SimOptions {
   bool abandon = true;
   std::vector<uint32_t> models;  // of the file: services 0, 1, ...
   std::vector<uint64_t> qos_ns;  // by service
+  std::vector<double> takes;     // by service: how often as long as the file says it really takes alone; empty: 1
   uint64_t seed = 1;             // of the errors of round times
   uint32_t timeline = 0;         // rounds that SimResult::trace begins with; 0: no trace
 };

@@ -21,7 +21,9 @@ Prediction AdditiveModel::Predict(std::span<const OperatorRange> group) const {
     const auto at = [&](uint32_t op) {
       return static_cast<uint64_t>(std::lower_bound(entry.cuts.begin(), entry.cuts.end(), op) - entry.cuts.begin());
     };
-    total_ns += entry.solo_ns * (at(range.last) - at(range.first)) / (entry.cuts.size() - 1);
+    const uint64_t range_ns = entry.solo_ns * (at(range.last) - at(range.first)) / (entry.cuts.size() - 1);
+    const double factor = correction_ != nullptr ? correction_->factor(range.service, range.bucket) : 1;
+    total_ns += factor == 1 ? range_ns : static_cast<uint64_t>(static_cast<double>(range_ns) * factor);
   }
   return {total_ns, false};
 }

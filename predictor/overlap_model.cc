@@ -4,6 +4,11 @@
 #include <cmath>
 
 namespace abacus {
+namespace {
+
+constexpr size_t kDigestShown = 16;  // digits in messages
+
+}  // namespace
 
 Result<std::unique_ptr<OverlapModel>> OverlapModel::Create(PredictorFile file) {
   Result<Mlp> mlp = Mlp::Create(file.layers);
@@ -39,6 +44,11 @@ Status OverlapModel::Connect(ServiceId service, const std::string& name, const S
   const auto model = std::find_if(subject.models.begin(), subject.models.end(),
                                   [&](const ModelProfile& candidate) { return candidate.name == name; });
   if (model == subject.models.end()) return bad("it was not trained with a model named " + name);
+  if (!model->structure.empty() && !facts.structure.empty() && model->structure != facts.structure) {
+    return bad("it was trained on " + name + " with structure " + model->structure.substr(0, kDigestShown) +
+               ", the worker's has structure " + facts.structure.substr(0, kDigestShown) +
+               ": other operators, shapes or types");
+  }
   if (model->buckets.size() != facts.buckets.size()) return bad("the buckets of " + name + " have changed");
   Service connected;
   connected.model = static_cast<uint32_t>(model - subject.models.begin());
@@ -68,6 +78,13 @@ Status OverlapModel::Connect(ServiceId service, const std::string& name, const S
   return Status::Ok();
 }
 
+uint64_t OverlapModel::SoloNs(ServiceId service, uint32_t bucket) const {
+  if (service.value() < services_.size() && bucket < services_[service.value()].buckets.size()) {
+    return static_cast<uint64_t>(services_[service.value()].buckets[bucket].prefix_us.back() * 1e3f);
+  }
+  return additive_.SoloNs(service, bucket);
+}
+
 const OverlapModel::Service* OverlapModel::Find(const OperatorRange& range, RangeTimes* times) const {
   if (range.service.value() >= services_.size()) return nullptr;
   const Service& service = services_[range.service.value()];
@@ -75,8 +92,10 @@ const OverlapModel::Service* OverlapModel::Find(const OperatorRange& range, Rang
   const Bucket& bucket = service.buckets[range.bucket];
   const std::vector<float>& prefix_us = bucket.prefix_us;
   if (range.last >= prefix_us.size() || range.first >= range.last) return nullptr;
-  *times = {prefix_us[range.first] - prefix_us.front(), prefix_us[range.last], prefix_us.back(), bucket.log2_batch,
-            bucket.log2_sequence};
+  const auto factor =
+      correction_ != nullptr ? static_cast<float>(correction_->factor(range.service, range.bucket)) : 1.0f;
+  *times = {factor * (prefix_us[range.first] - prefix_us.front()), factor * prefix_us[range.last],
+            factor * prefix_us.back(), bucket.log2_batch, bucket.log2_sequence};
   return &service;
 }
 

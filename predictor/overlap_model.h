@@ -6,7 +6,8 @@
 // A service is connected to the model of the same name once its worker says how many operators each bucket has. Cut
 // points may differ from those of profiling: the solo time of any prefix is read between the measured points.
 //
-// Thread rule, allocation: as LatencyModel; Connect from one thread while nobody predicts.
+// Thread rule, allocation: as LatencyModel; Connect from one thread while nobody predicts. Ownership: borrows the
+// correction.
 #ifndef ABACUS_PREDICTOR_OVERLAP_MODEL_H_
 #define ABACUS_PREDICTOR_OVERLAP_MODEL_H_
 
@@ -21,6 +22,7 @@
 #include "predictor/features.h"
 #include "predictor/mlp.h"
 #include "predictor/predictor_file.h"
+#include "predictor/solo_correction.h"
 
 namespace abacus {
 
@@ -43,12 +45,22 @@ class OverlapModel : public LatencyModel {
       uint64_t solo_ns = 0;
     };
     std::vector<BucketFacts> buckets;
+    std::string structure{};  // digest of the model without its weights; empty: unknown
   };
-  // Connects service `service` to model `name`. On an error (another device, an unknown model, other buckets or numbers
-  // of operators, a solo time kTooFast times shorter than the profiled one) the service is predicted by the additive
-  // model. A longer solo time is no sign of another model: workers measure it while others load on the same GPU.
+  // Connects service `service` to model `name`. On an error (another device, an unknown model, another structure, other
+  // buckets or numbers of operators, a solo time kTooFast times shorter than the profiled one) the service is predicted
+  // by the additive model. A longer solo time is no sign of another model: the GPU may have been busy. Nor are other
+  // weights: the structure is a model's operators, shapes and types. It is not compared where one side does not know
+  // it.
   Status Connect(ServiceId service, const std::string& name, const ServiceFacts& facts);
   static constexpr double kTooFast = 1.5;
+  // Factors on all solo times, those of the additive model included; null: none.
+  void SetCorrection(const SoloCorrection* correction) {
+    correction_ = correction;
+    additive_.SetCorrection(correction);
+  }
+  // Of a whole pass, uncorrected; 0: unknown.
+  uint64_t SoloNs(ServiceId service, uint32_t bucket) const;
 
   std::string_view name() const override { return "overlap"; }
   Prediction Predict(std::span<const OperatorRange> group) const override;
@@ -87,6 +99,7 @@ class OverlapModel : public LatencyModel {
   std::unordered_set<uint64_t> trained_;  // model bit sets
   std::vector<Service> services_;
   AdditiveModel additive_;
+  const SoloCorrection* correction_ = nullptr;
 };
 
 }  // namespace abacus

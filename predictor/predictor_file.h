@@ -3,9 +3,9 @@
 //   abacus-predictor SCHEMA BYTES CRC32\n      schema and length in decimal, CRC-32 of the body in 8 hex digits
 //   BODY                                       BYTES bytes of JSON
 //
-// The body holds device, driver and libraries, the models with buckets, operators and solo times, the network, what it
-// was trained on, and its held-out error. Errors name the file and what is wrong with it: not a predictor, another
-// schema, cut off, damaged (checksum), or inconsistent. Thread rule: plain values.
+// The body holds device, driver and libraries, the models with structure, buckets, operators and solo times, the
+// network, what it was trained on, and its held-out error. Errors name the file and what is wrong with it: not a
+// predictor, another schema, cut off, damaged (checksum), or inconsistent. Thread rule: plain values.
 #ifndef ABACUS_PREDICTOR_PREDICTOR_FILE_H_
 #define ABACUS_PREDICTOR_PREDICTOR_FILE_H_
 

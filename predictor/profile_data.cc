@@ -239,6 +239,9 @@ Status SameSubject(const ProfileData& a, const ProfileData& b) {
   for (size_t m = 0; m < a.models.size(); ++m) {
     const ModelProfile &x = a.models[m], &y = b.models[m];
     if (x.name != y.name) return differ("model " + std::to_string(m), x.name, y.name);
+    if (!x.structure.empty() && !y.structure.empty() && x.structure != y.structure) {
+      return differ("the structure of " + x.name, x.structure, y.structure);
+    }
     const auto same = [](const BucketProfile& p, const BucketProfile& q) {
       return p.batch == q.batch && p.sequence == q.sequence && p.operators == q.operators;
     };

@@ -3,8 +3,8 @@
 // The file is JSON Lines, written as the measurements come, so that an interrupted run loses at most the line it was
 // writing. docs/predictor.md describes the lines:
 //
-//   {"abacus_profile":1,"device":...,"driver":...,"libraries":...,"seed":...,"models":[{"name":...,"buckets":[
-//       {"batch":4,"sequence":0,"operators":95},...]},...]}                               first line
+//   {"abacus_profile":1,"device":...,"driver":...,"libraries":...,"seed":...,"models":[{"name":...,
+//       "structure":...,"buckets":[{"batch":4,"sequence":0,"operators":95},...]},...]}    first line
 //   {"solo":{"model":0,"bucket":2,"operators":[0,2,..,95],"us":[0,11.2,..,525.1]}}        time of each prefix, alone
 //   {"group":{"index":17,"ranges":[[0,2,0,95],[3,1,12,40]],"us":812.4,"spread":0.004,"repetitions":3}}
 //   {"skip":{"index":18,"why":"..."}}
@@ -45,6 +45,7 @@ struct BucketProfile {
 struct ModelProfile {
   std::string name;
   std::vector<BucketProfile> buckets;
+  std::string structure{};  // digest of operators, shapes and types, without weights; empty: unknown
 };
 
 // Operators [first, last) of ProfileData::models[model].buckets[bucket].
@@ -112,8 +113,8 @@ class ProfileWriter {
   std::ofstream file_;
 };
 
-// Why a profile of `a` cannot go on on, or be used for, `b`: device, libraries, models, buckets, numbers of operators.
-// OK when they agree. Measurements are not compared.
+// Why a profile of `a` cannot go on on, or be used for, `b`: device, libraries, models, their structure where both have
+// it, buckets, numbers of operators. OK when they agree. Measurements are not compared.
 Status SameSubject(const ProfileData& a, const ProfileData& b);
 
 }  // namespace abacus

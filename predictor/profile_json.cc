@@ -37,7 +37,9 @@ json SubjectToJson(const ProfileData& data, bool with_solo) {
       if (with_solo && bucket.measured()) entry["solo"] = SoloToJson(bucket);
       buckets.push_back(std::move(entry));
     }
-    models.push_back({{"name", model.name}, {"buckets", std::move(buckets)}});
+    json object = {{"name", model.name}, {"buckets", std::move(buckets)}};
+    if (!model.structure.empty()) object["structure"] = model.structure;
+    models.push_back(std::move(object));
   }
   return {{"device", data.device},
           {"driver", data.driver},
@@ -60,6 +62,7 @@ Status SubjectFromJson(const json& value, const std::string& where, bool with_so
     const std::string model_where = where + ", model " + std::to_string(data->models.size());
     ObjectReader model_reader(entry, model_where);
     model_reader.Text("name", &model.name);
+    if (entry.contains("structure")) model_reader.Text("structure", &model.structure);  // files before it are as good
     const json* buckets = model_reader.Array("buckets", kMaxBuckets);
     if (!names.insert(model.name).second) model_reader.Fail("the name \"" + model.name + "\" stands twice");
     ABACUS_RETURN_IF_ERROR(model_reader.status());

@@ -13,7 +13,6 @@
 #include "base/signals.h"
 #include "controller/app/run_directory.h"
 #include "controller/config/service_set.h"
-#include "controller/workers/device.h"
 #include "controller/workers/mps_control.h"
 #include "controller/workers/subprocess.h"
 #include "controller/workers/worker_ranges.h"
@@ -175,6 +174,7 @@ Status Profiler::DescribeSubject() {
     data_.libraries = LoadText(slot.libraries);
     ModelProfile model;
     model.name = spec.name;
+    model.structure = LoadText(slot.structure);
     if (std::any_of(data_.models.begin(), data_.models.end(), [&](const auto& m) { return m.name == spec.name; })) {
       return {StatusCode::kInvalidArgument, "two services run the model " + spec.name + "; profile each model once"};
     }
@@ -357,21 +357,14 @@ Status RunProfiler(Config config, const ProfileOptions& options) {
 
   const int signal_fd = BlockSignals();
   signal(SIGUSR1, SIG_IGN);  // asks a controller for its trace
-  const ServiceSetPtr services = MakeServiceSet(config);
-  const std::filesystem::path bin_dir = ProgramDirectory();
-  const DeviceKind device = ResolveDevice(config.worker.device, bin_dir);
-  WorkerSupervisor supervisor({.worker = config.worker,
-                               .name = config.server.name,
-                               .log_level = config.server.log_level,
-                               .spin_us = config.scheduler.spin_us,
-                               .device = device,
-                               .bin_dir = bin_dir},
-                              services, region->get(), FindMpsDaemons(lock.directory(), 1));
+  const WorkerSupervisor::Settings settings = WorkerSupervisor::SettingsFor(config);
+  const ServiceSetPtr services = MakeServiceSet(config, HoldModels(config, settings.needs_model_files()));
+  WorkerSupervisor supervisor(settings, services, region->get(), FindMpsDaemons(lock.directory(), 1));
   RoundRunner runner(services, config.worker.round_timeout_ns, config.scheduler.spin_us > 0, region->get(), &supervisor,
                      signal_fd);
   supervisor.SetListener(&runner);
   supervisor.StartAll();
-  Profiler profiler(config, services, options, device == DeviceKind::kCuda, region->get(), &runner);
+  Profiler profiler(config, services, options, settings.device == DeviceKind::kCuda, region->get(), &runner);
   Status status = profiler.Run();
   Gate(&(*region)->lane(LaneId()).gate).OpenForGood();  // a worker that holds a range back would not see the stop
   supervisor.StopAll(kStopTimeoutNs);

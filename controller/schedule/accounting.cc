@@ -40,15 +40,14 @@ void Accounting::FinishWaiting(const WaitingQuery& query, uint64_t predicted_ns,
   Finish(query.slot, code, message, now_ns);
 }
 
-void Accounting::FinishJob(const Job& job, uint64_t predicted_ns, StatusCode code, const std::string& message,
-                           uint64_t now_ns) {
-  const uint64_t left_queue_ns = job.first_sent_ns != 0 ? job.first_sent_ns : now_ns;
+void Accounting::FinishJob(const Job& job, StatusCode code, const std::string& message, uint64_t now_ns) {
+  const uint64_t left_queue_ns = job.began_ns != 0 ? job.began_ns : now_ns;
   for (const WaitingQuery& query : job.queries) {
     protocol::Timing& timing = table_[query.slot].timing;
     timing.queued_us = (left_queue_ns - query.arrival_ns) / kNsPerUs;
     timing.executed_us = job.executed_ns / kNsPerUs;
     timing.rounds = job.rounds;
-    timing.predicted_us = predicted_ns / kNsPerUs;
+    timing.predicted_us = job.predicted_ns / kNsPerUs;
     Finish(query.slot, code, message, now_ns);
   }
 }

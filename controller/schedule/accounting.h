@@ -38,8 +38,8 @@ class Accounting {
   // A query that never left its queue; `predicted_ns` is of a pass alone.
   void FinishWaiting(const WaitingQuery& query, uint64_t predicted_ns, StatusCode code, const std::string& message,
                      uint64_t now_ns);
-  // All queries of a job that ends; `predicted_ns` is of a whole pass.
-  void FinishJob(const Job& job, uint64_t predicted_ns, StatusCode code, const std::string& message, uint64_t now_ns);
+  // All queries of a job that ends.
+  void FinishJob(const Job& job, StatusCode code, const std::string& message, uint64_t now_ns);
   // Hands what was answered to the front end.
   void Flush();
 

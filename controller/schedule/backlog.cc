@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -42,10 +43,7 @@ void Backlog::Refuse(StatusCode code, const std::string& why, uint64_t now_ns) {
   } else if (job != nullptr) {
     Finish(job, code, why, now_ns);
   }
-  while (queue_.size() > 0) {
-    const WaitingQuery query = queue_.Take(0);
-    tools_.accounting->FinishWaiting(query, PredictNs(query.bucket, 0), code, why, now_ns);
-  }
+  while (queue_.size() > 0) FinishWaiting(queue_.Take(0), code, why, now_ns);
 }
 
 // --- Deadlines -----------------------------------------------------------------------------------------------------
@@ -53,11 +51,9 @@ void Backlog::Refuse(StatusCode code, const std::string& why, uint64_t now_ns) {
 size_t Backlog::Abandon(uint64_t start_ns, uint64_t now_ns) {
   size_t abandoned = AbandonUnfinished(start_ns, now_ns) ? 1 : 0;
   for (size_t i = 0; i < queue_.size();) {
-    if (AbandonWaiting(i, start_ns, now_ns)) {
-      ++abandoned;
-    } else {
-      ++i;
-    }
+    const Fate fate = AbandonWaiting(i, start_ns, now_ns);
+    if (fate != Fate::kWaits) ++abandoned;
+    if (fate != Fate::kAnswered) ++i;
   }
   return abandoned;
 }
@@ -66,7 +62,7 @@ size_t Backlog::Abandon(const Assignment& picked, uint64_t start_ns, uint64_t no
   if (picked.resumes) return AbandonUnfinished(start_ns, now_ns) ? 1 : 0;
   size_t abandoned = 0;
   for (size_t i = picked.queries.size(); i-- > 0;) {  // from behind: the indices in front stay right
-    abandoned += AbandonWaiting(picked.queries[i], start_ns, now_ns) ? 1 : 0;
+    abandoned += AbandonWaiting(picked.queries[i], start_ns, now_ns) != Fate::kWaits ? 1 : 0;
   }
   return abandoned;
 }
@@ -85,17 +81,47 @@ bool Backlog::AbandonUnfinished(uint64_t start_ns, uint64_t now_ns) {
   return true;
 }
 
-bool Backlog::AbandonWaiting(size_t index, uint64_t start_ns, uint64_t now_ns) {
+Backlog::Fate Backlog::AbandonWaiting(size_t index, uint64_t start_ns, uint64_t now_ns) {
   const WaitingQuery& query = queue_.waiting()[index];
   const auto why = WhyHopeless(query, has_worker_ ? PredictNs(query.bucket, 0) : 0, start_ns, now_ns);
-  if (!why) return false;
-  if (why->code() == StatusCode::kDeadlineUnreachable) tools_.rounds->ForgetCorrection();
-  const WaitingQuery taken = queue_.Take(index);
-  tools_.accounting->FinishWaiting(taken, PredictNs(taken.bucket, 0), why->code(), why->message(), now_ns);
-  return true;
+  if (!why) return Fate::kWaits;
+  if (why->code() == StatusCode::kDeadlineUnreachable) {
+    tools_.rounds->ForgetCorrection();
+    if (has_worker_ && probe_.MayRun(now_ns)) {
+      queue_.LetBeLate(index, Probe::kPatienceNs);
+      return Fate::kProbes;
+    }
+  }
+  FinishWaiting(queue_.Take(index), why->code(), why->message(), now_ns);
+  return Fate::kAnswered;
+}
+
+void Backlog::AbandonHeld(Job* job, uint64_t now_ns) {
+  if (job->began_ns != 0 || job->failure != StatusCode::kOk) return;
+  std::optional<Status> why;
+  for (const WaitingQuery& query : job->queries) {
+    why = WhyHopeless(query, 0, now_ns, now_ns);
+    if (!why) return;
+  }
+  Fail(job, why->code(), why->message());
 }
 
 // --- Jobs ----------------------------------------------------------------------------------------------------------
+
+void Backlog::KeepToOneQuery(Assignment* picked) const {
+  if (service_->config.spec.batchable || picked->resumes) return;
+  const uint32_t bucket = queue_.waiting()[picked->queries.front()].bucket;
+  if (picked->queries.size() == 1 && picked->bucket == bucket) return;
+  picked->queries.resize(1);
+  picked->bucket = bucket;
+  picked->first = 0;
+  picked->last = buckets_[picked->bucket].operators;
+}
+
+bool Backlog::IsProbe(const Assignment& picked) const {
+  if (picked.resumes) return std::ranges::any_of(unfinished_->queries, &WaitingQuery::probe);
+  return std::ranges::any_of(picked.queries, [&](uint32_t index) { return queue_.waiting()[index].probe(); });
+}
 
 Job* Backlog::Take(const Assignment& assignment) {
   if (assignment.resumes) return unfinished_;
@@ -103,6 +129,7 @@ Job* Backlog::Take(const Assignment& assignment) {
   job->service = service_->id;
   job->bucket = assignment.bucket;
   job->operators = buckets_[assignment.bucket].operators;
+  job->predicted_ns = PredictNs(job->bucket, 0);
   job->synthetic = true;
   for (const uint32_t index : assignment.queries) {
     job->queries.push_back(queue_.waiting()[index]);
@@ -112,12 +139,11 @@ Job* Backlog::Take(const Assignment& assignment) {
   return job;
 }
 
-void Backlog::Sent(Job* job, uint32_t last, uint64_t now_ns) {
+void Backlog::Sent(Job* job, uint32_t last) {
   // A job that goes on later is planned on from here; the part that was sent counts as done.
   job->next_operator = last;
   ++job->ranges_out;
   unfinished_ = last < job->operators ? job : nullptr;
-  if (job->first_sent_ns == 0) job->first_sent_ns = now_ns;
 }
 
 void Backlog::NotSent(Job* job) {
@@ -151,8 +177,20 @@ void Backlog::WorkerLost(const std::string& why, uint64_t now_ns) {
 
 void Backlog::Finish(Job* job, StatusCode code, const std::string& message, uint64_t now_ns) {
   if (unfinished_ == job) unfinished_ = nullptr;
-  tools_.accounting->FinishJob(*job, PredictNs(job->bucket, 0), code, message, now_ns);
+  for (const WaitingQuery& query : job->queries) {
+    if (query.probe()) {
+      probe_.Ended(code == StatusCode::kOk && now_ns <= query.deadline_ns, now_ns);
+    } else if (code == StatusCode::kOk) {
+      probe_.Completed();
+    }
+  }
+  tools_.accounting->FinishJob(*job, code, message, now_ns);
   tools_.jobs->Recycle(job);
+}
+
+void Backlog::FinishWaiting(const WaitingQuery& query, StatusCode code, const std::string& message, uint64_t now_ns) {
+  if (query.probe()) probe_.Ended(false, now_ns);
+  tools_.accounting->FinishWaiting(query, PredictNs(query.bucket, 0), code, message, now_ns);
 }
 
 }  // namespace abacus

@@ -19,6 +19,7 @@
 #include "controller/schedule/accounting.h"
 #include "controller/schedule/job.h"
 #include "controller/schedule/policy.h"
+#include "controller/schedule/probe.h"
 #include "controller/schedule/query_queue.h"
 #include "controller/schedule/rounds.h"
 
@@ -40,6 +41,7 @@ class Backlog {
   void SetBuckets(std::vector<WorkerRanges> buckets) {
     buckets_ = std::move(buckets);
     has_worker_ = true;
+    probe_ = {};
   }
   const std::vector<WorkerRanges>& buckets() const { return buckets_; }
 
@@ -55,15 +57,25 @@ class Backlog {
   void StopRefusing() { refusing_ = Status::Ok(); }
   bool refusing() const { return !refusing_.ok(); }
 
-  // Answers what cannot make its deadline any more if it starts at `start_ns`: all such queries, or those that the
-  // assignment picked. Returns how many. A job in progress counts as one: it goes on while one of its queries can.
+  // Answers what cannot make its deadline any more if it starts at `start_ns`, or makes it a probe (probe.h): all such
+  // queries, or those that the assignment picked. Returns how many. A job in progress counts as one: it goes on while
+  // one of its queries can.
   size_t Abandon(uint64_t start_ns, uint64_t now_ns);
   size_t Abandon(const Assignment& picked, uint64_t start_ns, uint64_t now_ns);
+  // A job that was sent ahead and waits for its round: once all its deadlines have passed, that is what will be
+  // answered when the worker has given it back, and no more of it is planned.
+  void AbandonHeld(Job* job, uint64_t now_ns);
+
+  // Rows of some models depend on each other: such a job holds one query, in the bucket of its size. What a policy
+  // picks beyond that waits on.
+  void KeepToOneQuery(Assignment* picked) const;
+  // Whether the assignment is of a probe.
+  bool IsProbe(const Assignment& picked) const;
 
   // The job of an assignment: the unfinished one, or a new one of the queries that it picked, which wait no longer.
   Job* Take(const Assignment& assignment);
   // A range of the job up to `last` was sent.
-  void Sent(Job* job, uint32_t last, uint64_t now_ns);
+  void Sent(Job* job, uint32_t last);
   // It could not be sent: all is as before Take.
   void NotSent(Job* job);
   // The job ends with this error once none of its ranges is out; no more of it is planned.
@@ -74,8 +86,11 @@ class Backlog {
   void WorkerLost(const std::string& why, uint64_t now_ns);
 
  private:
+  enum class Fate : uint8_t { kWaits, kProbes, kAnswered };
   bool AbandonUnfinished(uint64_t start_ns, uint64_t now_ns);
-  bool AbandonWaiting(size_t index, uint64_t start_ns, uint64_t now_ns);
+  Fate AbandonWaiting(size_t index, uint64_t start_ns, uint64_t now_ns);
+  // Answers one that has left the queue.
+  void FinishWaiting(const WaitingQuery& query, StatusCode code, const std::string& message, uint64_t now_ns);
   void Finish(Job* job, StatusCode code, const std::string& message, uint64_t now_ns);
   // Predicted time of operators [first, end) in a bucket; 0 while nothing is known of it.
   uint64_t PredictNs(uint32_t bucket, uint32_t first) const;
@@ -87,6 +102,7 @@ class Backlog {
   QueryQueue queue_;
   Job* unfinished_ = nullptr;  // goes on before what waits
   Status refusing_;            // the answer to all queries, unless OK
+  Probe probe_;
 };
 
 }  // namespace abacus

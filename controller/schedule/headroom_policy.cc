@@ -29,9 +29,9 @@ Pick PickOf(const ServiceView& service) {
   }
   uint32_t most_urgent = 0;
   for (uint32_t i = 0; i < service.waiting.size(); ++i) {
-    const uint64_t deadline_ns = service.waiting[i].deadline_ns;
-    if (deadline_ns < service.waiting[most_urgent].deadline_ns) most_urgent = i;
-    if ((i == 0 && service.unfinished == nullptr) || deadline_ns < pick.urgency_ns) pick.urgency_ns = deadline_ns;
+    const uint64_t due_ns = service.waiting[i].due_ns();
+    if (due_ns < service.waiting[most_urgent].due_ns()) most_urgent = i;
+    if ((i == 0 && service.unfinished == nullptr) || due_ns < pick.urgency_ns) pick.urgency_ns = due_ns;
   }
   if (service.unfinished == nullptr) pick.next = Candidate::Begin(service, most_urgent);
   return pick;

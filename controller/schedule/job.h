@@ -32,19 +32,20 @@ struct Job {
   StatusCode failure = StatusCode::kOk;  // a range failed; the job ends with this once no range is out
   std::string failure_text;
 
-  uint64_t first_sent_ns = 0;
+  uint64_t began_ns = 0;      // when its first range could run: what was sent ahead waits for its round; 0: not yet
+  uint64_t predicted_ns = 0;  // of a whole pass, when it was formed
   uint64_t executed_ns = 0;
   uint32_t rounds = 0;
 
   // Its most urgent query and its oldest one decide for all.
-  uint64_t deadline_ns() const;
+  uint64_t due_ns() const;
   uint64_t arrival_ns() const;
   uint64_t order() const;
 };
 
-inline uint64_t Job::deadline_ns() const {
+inline uint64_t Job::due_ns() const {
   uint64_t earliest_ns = UINT64_MAX;
-  for (const WaitingQuery& query : queries) earliest_ns = std::min(earliest_ns, query.deadline_ns);
+  for (const WaitingQuery& query : queries) earliest_ns = std::min(earliest_ns, query.due_ns());
   return earliest_ns;
 }
 inline uint64_t Job::arrival_ns() const {

@@ -18,7 +18,7 @@ Lane::Lane(LaneId id, const Context* context, ServicePredictor predictor)
     : id_(id),
       context_(*context),
       predictor_(std::move(predictor)),
-      rounds_(id, &context_.region->lane(id), context_.trace, &predictor_.model(),
+      rounds_(id, &context_.region->lane(id), context_.trace, &predictor_.model(), predictor_.solo(),
               context_.config.margin.value_or(predictor_.StartMargin()), context_.config.lead_us * kNsPerUs,
               [this] { return std::ranges::all_of(services_, &ServiceState::settled); }),
       tools_{&rounds_, context_.accounting, &jobs_} {
@@ -63,8 +63,9 @@ void Lane::WorkerUp(ServiceState* state, uint32_t generation) {
     Condemn(state, ranges.error().message());
     return;
   }
-  predictor_.WorkerUp(state->service->id, config.name, config.spec, LoadText(state->slot.device_name),
-                      LoadText(state->slot.libraries), *ranges);
+  predictor_.WorkerUp(
+      state->service->id, config.name, config.spec,
+      {LoadText(state->slot.device_name), LoadText(state->slot.libraries), LoadText(state->slot.structure), *ranges});
   predictor_.Describe(&context_.region->lane(id_).predictor);
   state->backlog.SetBuckets(std::move(*ranges));
   state->backlog.StopRefusing();
@@ -79,12 +80,15 @@ void Lane::WorkerDown(ServiceState* state, const WorkerEvent& event, uint64_t no
   state->serving = false;
   state->condemned = false;
   state->fatal_ns = 0;
-  while (!state->link.idle()) {
+  // As they were when it died: the end of the first range may start the round of the second.
+  boost::container::static_vector<bool, kMaxSent> held;
+  for (const ServiceState::Link::Sent& sent : state->link.sent()) held.push_back(rounds_.IsNext(sent.tag.round));
+  for (const bool never_began : held) {
     const ServiceState::Link::Sent sent = state->link.sent().front();
     state->link.Forget();
     rounds_.Disturb(sent.tag.round);
     state->backlog.Fail(sent.tag.job, StatusCode::kWorkerFailed, event.message);
-    RangeEnded(state, sent, now_ns);
+    RangeEnded(state, sent, !never_began, now_ns);
   }
   state->backlog.WorkerLost(event.message, now_ns);
   state->link.Down();
@@ -135,11 +139,9 @@ bool Lane::PopCompletion(ServiceState* state, uint64_t now_ns) {
     return false;
   }
   Job* job = sent.tag.job;
-  const uint64_t begin_ns = sent.tag.round != 0 ? rounds_.started_ns() : sent.sent_ns;
+  const uint64_t begin_ns = BeganNs(sent, now_ns);
   const auto status = static_cast<StatusCode>(completion.status);
   BumpOwned(state->stats.ranges);
-  job->executed_ns += now_ns - begin_ns;
-  ++job->rounds;
   const TraceEvent event = {.kind = TraceEvent::kRange,
                             .status = status,
                             .service = job->service,
@@ -163,15 +165,30 @@ bool Lane::PopCompletion(ServiceState* state, uint64_t now_ns) {
     rounds_.Disturb(sent.tag.round);
     state->backlog.Fail(job, StatusCode::kWorkerFailed, "its worker ran a range before its round");
     Condemn(state, "ran a range before its round");
+  } else if (sent.tag.round == 0) {
+    rounds_.FreeRangeEnded({job->service, job->bucket, sent.first, sent.last}, now_ns - begin_ns);
   }
-  RangeEnded(state, sent, now_ns);
+  RangeEnded(state, sent, !rounds_.IsNext(sent.tag.round), now_ns);
   context_.trace->Add(event);  // after the next round has started: it may have to wait for a lock
   return true;
 }
 
-void Lane::RangeEnded(ServiceState* state, const ServiceState::Link::Sent& sent, uint64_t now_ns) {
-  if (sent.tag.round != 0) rounds_.RangeEnded(sent.tag.round, now_ns);  // first: the GPU waits for the next round
-  state->backlog.RangeEnded(sent.tag.job, sent.last, now_ns);
+uint64_t Lane::BeganNs(const ServiceState::Link::Sent& sent, uint64_t now_ns) const {
+  if (sent.tag.round == 0) return sent.sent_ns;
+  return rounds_.IsRunning(sent.tag.round) ? rounds_.started_ns() : now_ns;
+}
+
+void Lane::RangeEnded(ServiceState* state, const ServiceState::Link::Sent& sent, bool began, uint64_t now_ns) {
+  Job* job = sent.tag.job;
+  if (began) {
+    const uint64_t began_ns = BeganNs(sent, now_ns);
+    if (job->began_ns == 0) job->began_ns = began_ns;
+    job->executed_ns += now_ns - began_ns;
+    ++job->rounds;
+  }
+  // First: the GPU waits for the next round.
+  if (sent.tag.round != 0) rounds_.RangeEnded(sent.tag.round, state->service->id, now_ns);
+  state->backlog.RangeEnded(job, sent.last, now_ns);
 }
 
 // --- Queries -------------------------------------------------------------------------------------------------------
@@ -188,7 +205,12 @@ size_t Lane::HandleOverdue(uint64_t now_ns) {
   const uint64_t start_ns = rounds_.EarliestStartNs(now_ns);
   size_t handled = 0;
   for (ServiceState& state : services_) {
-    if (context_.config.abandon) handled += state.backlog.Abandon(start_ns, now_ns);
+    if (context_.config.abandon) {
+      handled += state.backlog.Abandon(start_ns, now_ns);
+      for (const ServiceState::Link::Sent& sent : state.link.sent()) {
+        if (rounds_.IsNext(sent.tag.round)) state.backlog.AbandonHeld(sent.tag.job, now_ns);
+      }
+    }
     CheckWorker(&state, now_ns);
   }
   return handled;
@@ -212,17 +234,44 @@ Plan Lane::Next(uint64_t start_ns, uint64_t now_ns) {
     if (!any_work) return {};
     Plan plan = context_.policy->Next({start_ns, views_, &rounds_.latency(), rounds_.margin()});
     size_t abandoned = 0;
-    for (const Assignment& picked : plan.assignments) {
+    for (Assignment& picked : plan.assignments) {
+      Of(picked.service).backlog.KeepToOneQuery(&picked);
       if (context_.config.abandon) abandoned += Of(picked.service).backlog.Abandon(picked, start_ns, now_ns);
     }
     if (abandoned == 0) return plan;
   }
 }
 
+void Lane::ShortenProbe(Assignment* probe) {
+  const auto with_margin_ns = [&](const OperatorRange& range) {
+    const uint64_t ns = rounds_.latency().PredictNs(range);
+    return ns + AdaptiveMargin::Of(ns, rounds_.margin());
+  };
+  uint64_t headroom_ns = UINT64_MAX;
+  for (const ServiceState& state : services_) {
+    if (!state.serving || state.service->id == probe->service) continue;
+    const uint64_t target_ns = state.service->config.qos_ns;
+    for (uint32_t b = 0; b < state.backlog.buckets().size(); ++b) {
+      const uint64_t needed_ns = with_margin_ns({state.service->id, b, 0, state.backlog.buckets()[b].operators});
+      if (needed_ns < target_ns) headroom_ns = std::min(headroom_ns, target_ns - needed_ns);
+    }
+  }
+  const std::vector<uint32_t>& cuts = Of(probe->service).backlog.buckets()[probe->bucket].cuts;
+  OperatorRange piece = probe->range();
+  auto cut = std::ranges::upper_bound(cuts, probe->first);
+  for (probe->last = *cut; ++cut != cuts.end(); probe->last = *cut) {
+    piece.last = *cut;
+    if (with_margin_ns(piece) > headroom_ns) return;
+  }
+}
+
 size_t Lane::PlanRound(uint64_t now_ns) {
   if (!rounds_.MayPlan(now_ns)) return 0;
-  const Plan plan = Next(rounds_.StartNs(now_ns), now_ns);
+  Plan plan = Next(rounds_.StartNs(now_ns), now_ns);
   if (plan.assignments.empty()) return 0;
+  if (plan.assignments.size() == 1 && Of(plan.assignments[0].service).backlog.IsProbe(plan.assignments[0])) {
+    ShortenProbe(&plan.assignments[0]);
+  }
   boost::container::static_vector<OperatorRange, kMaxServices> group;
   for (const Assignment& assignment : plan.assignments) group.push_back(assignment.range());
   const Round round = rounds_.Plan({group.data(), group.size()}, now_ns);
@@ -267,7 +316,7 @@ bool Lane::Dispatch(const Assignment& assignment, const Round& round, uint64_t n
     Condemn(&state, "does not take commands: its ring is full or damaged");
     return false;
   }
-  state.backlog.Sent(job, assignment.last, now_ns);
+  state.backlog.Sent(job, assignment.last);
   Log(LogLevel::kDebug, "job {} of {}: {} queries, bucket {}, operators [{}, {}), round {}", job->id,
       state.service->config.name, job->queries.size(), job->bucket, assignment.first, assignment.last, round.number);
   return true;

@@ -2,12 +2,13 @@
 //
 // Queries wait in the queue of their service. A plan of the policy takes some of them into jobs, late: when their
 // ranges are sent. A job whose range was sent is planned on as if that range had succeeded; what ran in part goes on
-// before anything else of its service. rounds.h says how rounds start and end.
+// before anything else of its service. rounds.h says how rounds start and end, probe.h why a query that is predicted to
+// be late may run all the same.
 //
 // How queries end (accounting.h gives the answers):
 //   completed                               OK
-//   its deadline passed while it waited     DEADLINE_EXCEEDED     } only with `abandon`
-//   it cannot make its deadline any more    DEADLINE_UNREACHABLE  }
+//   its deadline passed while it waited     DEADLINE_EXCEEDED     } only with `abandon`; what was sent ahead of its
+//   it cannot make its deadline any more    DEADLINE_UNREACHABLE  } round waits until the round starts
 //   the queue of its service is full        OVERLOADED
 //   the worker died, failed or hung         WORKER_FAILED
 //
@@ -78,11 +79,16 @@ class Lane {
   // Looks for a hang, and refreshes what the status shows.
   void CheckWorker(ServiceState* state, uint64_t now_ns);
   bool PopCompletion(ServiceState* state, uint64_t now_ns);
-  // A range ended, in whatever way.
-  void RangeEnded(ServiceState* state, const ServiceState::Link::Sent& sent, uint64_t now_ns);
+  // When a range that was sent could begin: with its round, which may not have started.
+  uint64_t BeganNs(const ServiceState::Link::Sent& sent, uint64_t now_ns) const;
+  // A range ended, in whatever way; `began`: its round had started.
+  void RangeEnded(ServiceState* state, const ServiceState::Link::Sent& sent, bool began, uint64_t now_ns);
   // The policy's plan for `start_ns`, after answering what it picked and cannot make its deadline any more. Empty:
   // nothing can run.
   Plan Next(uint64_t start_ns, uint64_t now_ns);
+  // A probe (probe.h) that would run alone: up to the cut that leaves the lane's other services time for a query that
+  // arrives meanwhile; the first one if none does.
+  void ShortenProbe(Assignment* probe);
   size_t PlanRound(uint64_t now_ns);
   size_t PlanFree(uint64_t now_ns);
   // Sends a range, and forms its job where it begins one. False: the worker takes no commands.

@@ -1,8 +1,8 @@
 // The baselines of the evaluation.
 //
 // fcfs, sjf and edf run one job at a time over all services, whole, and differ only in which one goes first: the
-// oldest, the shortest (solo time of what is left), or the one with the earliest deadline. Ties go to the older one.
-// free is plain MPS: no control at all, every idle worker takes its service's oldest query at once.
+// oldest, the shortest (predicted time of what is left, alone), or the one with the earliest deadline. Ties go to the
+// older one. free is plain MPS: no control at all, every idle worker takes its service's oldest query at once.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -13,7 +13,7 @@ namespace abacus {
 namespace {
 
 // One job at a time; `Key` orders the candidates, smallest first.
-template <uint64_t (*Key)(const Candidate&)>
+template <uint64_t (*Key)(const Candidate&, const Snapshot&)>
 class OneAtATime : public Policy {
  public:
   explicit OneAtATime(std::string_view name) : name_(name) {}
@@ -21,10 +21,13 @@ class OneAtATime : public Policy {
 
   Plan Next(const Snapshot& snapshot) const override {
     Candidate best;
+    uint64_t best_key = 0;
     const auto consider = [&](const Candidate& candidate) {
-      const uint64_t key = Key(candidate), best_key = best.service == nullptr ? 0 : Key(best);
-      const bool before = key != best_key ? key < best_key : candidate.order < best.order;
-      if (best.service == nullptr || before) best = candidate;
+      const uint64_t key = Key(candidate, snapshot);
+      if (best.service == nullptr || key < best_key || (key == best_key && candidate.order < best.order)) {
+        best = candidate;
+        best_key = key;
+      }
     };
     for (const ServiceView& service : snapshot.services) {
       if (!service.idle()) continue;
@@ -43,12 +46,11 @@ class OneAtATime : public Policy {
   const std::string_view name_;
 };
 
-uint64_t ByArrival(const Candidate& candidate) { return candidate.arrival_ns; }
-uint64_t ByLength(const Candidate& candidate) {
-  const uint64_t solo_ns = candidate.ranges().solo_ns;
-  return candidate.operators == 0 ? solo_ns : solo_ns * (candidate.operators - candidate.first) / candidate.operators;
+uint64_t ByArrival(const Candidate& candidate, const Snapshot&) { return candidate.arrival_ns; }
+uint64_t ByLength(const Candidate& candidate, const Snapshot& snapshot) {
+  return snapshot.latency->PredictNs(candidate.rest());
 }
-uint64_t ByDeadline(const Candidate& candidate) { return candidate.deadline_ns; }
+uint64_t ByDeadline(const Candidate& candidate, const Snapshot&) { return candidate.deadline_ns; }
 
 class Free : public Policy {
  public:
@@ -69,8 +71,7 @@ class Free : public Policy {
 
 Candidate Candidate::Resume(const ServiceView& service) {
   const Job& job = *service.unfinished;
-  return {&service,         true, 0, job.bucket, job.next_operator, job.operators, job.order(), job.arrival_ns(),
-          job.deadline_ns()};
+  return {&service, true, 0, job.bucket, job.next_operator, job.operators, job.order(), job.arrival_ns(), job.due_ns()};
 }
 
 Candidate Candidate::Begin(const ServiceView& service, uint32_t query) {
@@ -83,7 +84,7 @@ Candidate Candidate::Begin(const ServiceView& service, uint32_t query) {
           service.buckets[waiting.bucket].operators,
           waiting.order,
           waiting.arrival_ns,
-          waiting.deadline_ns};
+          waiting.due_ns()};
 }
 
 Assignment Candidate::UpTo(uint32_t last) const {

@@ -39,6 +39,7 @@ struct ServiceView {
   const Job* unfinished = nullptr;        // ran or was sent in part: goes on before any other of the service may begin
   std::span<const WaitingQuery> waiting;  // arrival order
   std::span<const WorkerRanges> buckets;  // what its worker published; there once it serves
+  bool batchable = true;                  // false: a job holds one query; of an assignment with more the first is kept
 
   bool idle() const { return serving && running == nullptr; }
   bool has_work() const { return unfinished != nullptr || !waiting.empty(); }
@@ -81,7 +82,7 @@ struct Candidate {
   uint32_t operators = 0;
   uint64_t order = 0;
   uint64_t arrival_ns = 0;
-  uint64_t deadline_ns = 0;
+  uint64_t deadline_ns = 0;  // by which it is ordered: WaitingQuery::due_ns
 
   static Candidate Resume(const ServiceView& service);
   static Candidate Begin(const ServiceView& service, uint32_t query);

@@ -23,6 +23,10 @@ struct WaitingQuery {
   uint64_t arrival_ns = 0;
   uint64_t deadline_ns = 0;
   bool synthetic = false;
+  uint64_t late_ns = 0;  // how much later it may be: a probe (probe.h)
+
+  bool probe() const { return late_ns > 0; }
+  uint64_t due_ns() const { return deadline_ns + late_ns; }  // by which policies order
 };
 
 class QueryQueue {
@@ -34,6 +38,8 @@ class QueryQueue {
     const auto older = [&](const WaitingQuery& other) { return other.order < query.order; };
     queries_.insert(std::partition_point(first, queries_.end(), older), query);
   }
+  // The query at `index` of waiting() may be this much late.
+  void LetBeLate(size_t index, uint64_t late_ns) { queries_[head_ + index].late_ns = late_ns; }
   // Removes and returns the query at `index` of waiting().
   WaitingQuery Take(size_t index) {
     const auto it = queries_.begin() + static_cast<std::ptrdiff_t>(head_ + index);

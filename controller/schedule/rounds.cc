@@ -17,13 +17,14 @@ uint32_t Ppm(double share) { return static_cast<uint32_t>(share * 1e6); }
 
 }  // namespace
 
-Rounds::Rounds(LaneId lane, LaneBlock* block, TraceRecorder* trace, const LatencyModel* base, double start_margin,
-               uint64_t lead_ns, std::function<bool()> settled)
+Rounds::Rounds(LaneId lane, LaneBlock* block, TraceRecorder* trace, const LatencyModel* base, SoloCorrection* solo,
+               double start_margin, uint64_t lead_ns, std::function<bool()> settled)
     : lane_(lane),
       stats_(block->predictor),
       trace_(trace),
       lead_ns_(lead_ns),
       settled_(std::move(settled)),
+      solo_(solo),
       latency_(base),
       margin_(start_margin),
       gate_(&block->gate) {}
@@ -54,6 +55,7 @@ Round Rounds::Plan(std::span<const OperatorRange> group, uint64_t now_ns) {
   round.planned_ns = now_ns;
   round.start_cost_ns = round.ahead ? 0 : latency_.start_ns();
   round.predicted = latency_.Predict(group);
+  for (const OperatorRange& range : group) round.parts.push_back({range, 0, 0});
   return round;
 }
 
@@ -70,15 +72,23 @@ void Rounds::Disturb(uint64_t number) {
   if (number == next_.number) next_.disturbed = true;
 }
 
-void Rounds::RangeEnded(uint64_t number, uint64_t now_ns) {
+void Rounds::RangeEnded(uint64_t number, ServiceId service, uint64_t now_ns) {
   if (IsNext(number)) {  // its worker died, or what it continues had failed
     --next_.pending;
     return;
   }
+  for (SoloCorrection::Part& part : running_.parts) {
+    if (part.range.service == service) part.took_ns = now_ns - running_.started_ns;
+  }
   if (--running_.pending > 0) return;
-  const Round ended = std::exchange(running_, {});
+  Round ended = std::exchange(running_, {});
   Start(now_ns);
-  Record(ended, now_ns);
+  Record(&ended, now_ns);
+}
+
+void Rounds::FreeRangeEnded(const OperatorRange& range, uint64_t took_ns) {
+  const SoloCorrection::Part part = {range, latency_.PredictNs(range), took_ns};
+  solo_->Record({&part, 1}, {.quiet = false, .ahead = false});
 }
 
 void Rounds::Start(uint64_t now_ns) {
@@ -91,7 +101,8 @@ void Rounds::Start(uint64_t now_ns) {
   next_ = {};
 }
 
-void Rounds::Record(const Round& round, uint64_t now_ns) {
+void Rounds::Record(Round* ended, uint64_t now_ns) {
+  const Round& round = *ended;
   const uint64_t actual_ns = now_ns - round.started_ns;
   trace_->Add({.kind = TraceEvent::kRound,
                .trained = round.predicted.trained,
@@ -105,7 +116,7 @@ void Rounds::Record(const Round& round, uint64_t now_ns) {
   if (round.disturbed || round.predicted.ns == 0) return;
   const uint64_t group_ns = actual_ns - std::min(actual_ns, round.start_cost_ns);
   const bool over = margin_.Record(round.predicted.ns, group_ns, round.margin);
-  Learn(round, actual_ns);
+  Learn(ended, actual_ns);
   BumpOwned(stats_.rounds);
   if (over) BumpOwned(stats_.rounds_over);
   if (!round.predicted.trained) BumpOwned(stats_.rounds_untrained);
@@ -113,12 +124,22 @@ void Rounds::Record(const Round& round, uint64_t now_ns) {
   Publish();
 }
 
-void Rounds::Learn(const Round& round, uint64_t actual_ns) {
-  if (!settled_()) return;  // a worker that loads its model works on the same GPU
-  if (!round.ahead) {
-    latency_.RecordStart(round.predicted, actual_ns);
-  } else if (round.planned_ns + kPrepareNs <= round.started_ns) {
-    latency_.Record(round.ranges, round.predicted, actual_ns);
+void Rounds::Learn(Round* round, uint64_t actual_ns) {
+  const bool quiet = settled_();  // else a worker that loads its model works on the same GPU
+  const bool ahead = round->ahead && round->planned_ns + kPrepareNs <= round->started_ns;
+  boost::container::static_vector<OperatorRange, kMaxGroup> group;
+  for (SoloCorrection::Part& part : round->parts) {
+    // Predicted again: rounds that ended after this one was planned may have taught something.
+    part.alone_ns = latency_.PredictNs(part.range);
+    part.took_ns -= std::min(part.took_ns, round->start_cost_ns);
+    group.push_back(part.range);
+  }
+  const Prediction predicted = latency_.Predict({group.data(), group.size()});
+  if (solo_->Record({round->parts.data(), round->parts.size()}, {quiet, ahead}) || !quiet) return;
+  if (!round->ahead) {
+    latency_.RecordStart(predicted, actual_ns);
+  } else if (ahead) {
+    latency_.Record(round->ranges, predicted, actual_ns);
   }
 }
 

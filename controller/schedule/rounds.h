@@ -6,13 +6,15 @@
 // which is one store, and everything else is done afterwards. Nothing was sent ahead when nothing was waiting then: the
 // next round starts on an idle GPU, once its commands are sent.
 //
-// A round that was not disturbed moves the margin (adaptive_margin.h) and, if it was sent ahead in time, the correction
-// of predictions (predictor/corrected_model.h).
+// A round that was not disturbed moves the margin (adaptive_margin.h) and the correction of solo times
+// (predictor/solo_correction.h). One that was not clearly wrong about any service, and was sent ahead in time, moves
+// the correction of predictions, too (predictor/corrected_model.h).
 //
-// Thread rule: the scheduler's thread. Ownership: borrows lane block, recorder and base model.
+// Thread rule: the scheduler's thread. Ownership: borrows lane block, recorder, base model and its solo correction.
 #ifndef ABACUS_CONTROLLER_SCHEDULE_ROUNDS_H_
 #define ABACUS_CONTROLLER_SCHEDULE_ROUNDS_H_
 
+#include <boost/container/static_vector.hpp>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -21,6 +23,7 @@
 #include "controller/schedule/adaptive_margin.h"
 #include "controller/trace/trace_recorder.h"
 #include "predictor/corrected_model.h"
+#include "predictor/solo_correction.h"
 #include "shm/gate.h"
 #include "shm/layout.h"
 
@@ -38,14 +41,16 @@ struct Round {
   Prediction predicted;
   double margin = 0;           // a share
   uint64_t start_cost_ns = 0;  // expected beyond `predicted`: it began on an idle GPU
+  // Its ranges, with the times that they took once they have ended.
+  boost::container::static_vector<SoloCorrection::Part, kMaxGroup> parts;
   uint64_t end_ns() const { return started_ns + start_cost_ns + predicted.ns; }
 };
 
 class Rounds {
  public:
   // `settled`: whether no worker of the lane is loading; what rounds take meanwhile teaches nothing.
-  Rounds(LaneId lane, LaneBlock* block, TraceRecorder* trace, const LatencyModel* base, double start_margin,
-         uint64_t lead_ns, std::function<bool()> settled);
+  Rounds(LaneId lane, LaneBlock* block, TraceRecorder* trace, const LatencyModel* base, SoloCorrection* solo,
+         double start_margin, uint64_t lead_ns, std::function<bool()> settled);
 
   const CorrectedModel& latency() const { return latency_; }
   double margin() const { return margin_.share(); }
@@ -72,15 +77,17 @@ class Rounds {
 
   // The time of round `number` will say nothing about the predictor.
   void Disturb(uint64_t number);
-  // A range of it ended, in whatever way.
-  void RangeEnded(uint64_t number, uint64_t now_ns);
+  // A range of it, of this service, ended, in whatever way.
+  void RangeEnded(uint64_t number, ServiceId service, uint64_t now_ns);
+  // A range that ran outside rounds, beside whatever else ran, took this long.
+  void FreeRangeEnded(const OperatorRange& range, uint64_t took_ns);
 
  private:
   // Makes the next round the running one, if there is one.
   void Start(uint64_t now_ns);
-  void Record(const Round& round, uint64_t now_ns);
-  // Corrects predictions by what the round took.
-  void Learn(const Round& round, uint64_t actual_ns);
+  void Record(Round* round, uint64_t now_ns);
+  // Corrects solo times and predictions by what the round took.
+  void Learn(Round* round, uint64_t actual_ns);
   void Publish();
 
   const LaneId lane_;
@@ -88,6 +95,7 @@ class Rounds {
   TraceRecorder* const trace_;
   const uint64_t lead_ns_;
   const std::function<bool()> settled_;
+  SoloCorrection* const solo_;
   CorrectedModel latency_;  // corrected by the rounds so far
   AdaptiveMargin margin_;
   Gate gate_;

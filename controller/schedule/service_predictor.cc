@@ -11,6 +11,12 @@ namespace abacus {
 
 static_assert(kMaxGroup == kMaxServices, "a group has one range per service");
 
+ServicePredictor::ServicePredictor(std::unique_ptr<OverlapModel> overlap, std::string description)
+    : solo_(std::make_unique<SoloCorrection>()), overlap_(std::move(overlap)), description_(std::move(description)) {
+  additive_.SetCorrection(solo_.get());
+  if (overlap_ != nullptr) overlap_->SetCorrection(solo_.get());
+}
+
 ServicePredictor ServicePredictor::FallBack(const std::string& why) {
   LogWarn("{}; predicting with the sum of solo times instead", why);
   return {nullptr, "additive: " + why};
@@ -35,23 +41,29 @@ ServicePredictor ServicePredictor::Use(PredictorFile file, const std::string& na
 }
 
 void ServicePredictor::WorkerUp(ServiceId service, const std::string& name, const ModelSpec& spec,
-                                const std::string& device, const std::string& libraries,
-                                const std::vector<WorkerRanges>& ranges) {
-  OverlapModel::ServiceFacts facts{device, libraries, {}};
+                                const WorkerFacts& worker) {
+  const std::vector<WorkerRanges>& ranges = worker.ranges;
+  OverlapModel::ServiceFacts facts{worker.device, worker.libraries, {}, worker.structure};
   for (uint32_t b = 0; b < ranges.size(); ++b) {
     const Bucket bucket = spec.bucket(b);
     facts.buckets.push_back({bucket.batch, bucket.sequence, ranges[b].operators, ranges[b].cuts, ranges[b].solo_ns});
     if (overlap_ == nullptr) additive_.SetBucket(service, b, ranges[b].cuts, ranges[b].solo_ns);
   }
-  if (overlap_ == nullptr) return;
-  std::erase(unconnected_, name);
-  if (const Status status = overlap_->Connect(service, spec.name, facts); !status.ok()) {
-    LogWarn(
-        "the predictor does not fit service {}: {}; its groups are predicted by the sum of solo times until it is "
-        "profiled and trained again (./mps.sh profile, ./mps.sh train)",
-        name, status.message());
-    unconnected_.push_back(name);
+  if (overlap_ != nullptr) {
+    std::erase(unconnected_, name);
+    if (const Status status = overlap_->Connect(service, spec.name, facts); !status.ok()) {
+      LogWarn(
+          "the predictor does not fit service {}: {}; its groups are predicted by the sum of solo times until it is "
+          "profiled and trained again (./mps.sh profile, ./mps.sh train)",
+          name, status.message());
+      unconnected_.push_back(name);
+    }
   }
+  std::vector<uint64_t> whole_ns;
+  for (uint32_t b = 0; b < ranges.size(); ++b) {
+    whole_ns.push_back(overlap_ != nullptr ? overlap_->SoloNs(service, b) : additive_.SoloNs(service, b));
+  }
+  solo_->SetBuckets(service, whole_ns);
 }
 
 const LatencyModel& ServicePredictor::model() const {

@@ -1,7 +1,8 @@
 // ServicePredictor: the latency model that the scheduler uses, and what people are told about it.
 //
 // With a predictor file that loads, services are connected to its models as their workers come up; what does not fit is
-// predicted by the additive model. Without one, everything is. Status and log say which, and why.
+// predicted by the additive model. Without one, everything is. Status and log say which, and why. Solo times of either
+// are multiplied by what rounds have taught of them (predictor/solo_correction.h).
 // Thread rule: one thread (the scheduler's), after Load.
 #ifndef ABACUS_CONTROLLER_SCHEDULE_SERVICE_PREDICTOR_H_
 #define ABACUS_CONTROLLER_SCHEDULE_SERVICE_PREDICTOR_H_
@@ -14,6 +15,7 @@
 #include "controller/workers/worker_ranges.h"
 #include "models/model_spec.h"
 #include "predictor/overlap_model.h"
+#include "predictor/solo_correction.h"
 #include "shm/layout.h"
 
 namespace abacus {
@@ -27,11 +29,18 @@ class ServicePredictor {
   // A predictor that is loaded already; `name` is what status calls it. Falls back like Load.
   static ServicePredictor Use(PredictorFile file, const std::string& name = "given");
 
-  // A worker came up on this device with these ranges.
-  void WorkerUp(ServiceId service, const std::string& name, const ModelSpec& spec, const std::string& device,
-                const std::string& libraries, const std::vector<WorkerRanges>& ranges);
+  // What a worker says about itself when it comes up.
+  struct WorkerFacts {
+    std::string device;
+    std::string libraries;
+    std::string structure;  // of its model; empty: unknown
+    std::vector<WorkerRanges> ranges;
+  };
+  void WorkerUp(ServiceId service, const std::string& name, const ModelSpec& spec, const WorkerFacts& facts);
 
   const LatencyModel& model() const;
+  // Where rounds write what they teach about solo times; model() uses it.
+  SoloCorrection* solo() const { return solo_.get(); }
   bool trained() const { return overlap_ != nullptr; }
   // The margin to start with: the error that 99 % of the held-out groups stayed below.
   double StartMargin() const;
@@ -40,9 +49,9 @@ class ServicePredictor {
 
  private:
   static ServicePredictor FallBack(const std::string& why);
-  ServicePredictor(std::unique_ptr<OverlapModel> overlap, std::string description)
-      : overlap_(std::move(overlap)), description_(std::move(description)) {}
+  ServicePredictor(std::unique_ptr<OverlapModel> overlap, std::string description);
 
+  std::unique_ptr<SoloCorrection> solo_;  // at one address, however often this moves
   std::unique_ptr<OverlapModel> overlap_;
   AdditiveModel additive_;  // without overlap_, which has one of its own
   std::string description_;

@@ -44,7 +44,13 @@ struct ServiceState {
   // `running`: the job of a range that runs now and is not to be planned over; null within rounds, where workers are
   // idle once the planned round starts.
   ServiceView View(const Job* running) const {
-    return {service->id, serving, running, backlog.unfinished(), backlog.waiting(), backlog.buckets()};
+    return {service->id,
+            serving,
+            running,
+            backlog.unfinished(),
+            backlog.waiting(),
+            backlog.buckets(),
+            service->config.spec.batchable};
   }
 };
 

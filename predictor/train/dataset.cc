@@ -23,12 +23,13 @@ std::string BucketText(const BucketProfile& bucket) {
   return bucket.sequence > 0 ? fmt::format("b{} s{}", bucket.batch, bucket.sequence) : fmt::format("b{}", bucket.batch);
 }
 
-// Takes over solo times that `subject` lacks, and warns where both have them and they differ.
-void JoinSoloTimes(const ProfileData& other, const std::string& name, ProfileData* subject,
-                   std::vector<std::string>* warnings) {
+// Takes over structures and solo times that `subject` lacks, and warns where both have solo times and they differ.
+void JoinModels(const ProfileData& other, const std::string& name, ProfileData* subject,
+                std::vector<std::string>* warnings) {
   double worst = 0;
   std::string worst_where;
   for (size_t m = 0; m < subject->models.size(); ++m) {
+    if (subject->models[m].structure.empty()) subject->models[m].structure = other.models[m].structure;
     for (size_t b = 0; b < subject->models[m].buckets.size(); ++b) {
       BucketProfile& mine = subject->models[m].buckets[b];
       const BucketProfile& theirs = other.models[m].buckets[b];
@@ -108,7 +109,7 @@ Result<Dataset> MakeDataset(std::vector<ProfileData> profiles, std::span<const s
     if (p == 0) continue;
     const Status same = SameSubject(profiles[0], profiles[p]);
     if (!same.ok()) return Error(same.WithContext(names[p] + " cannot be joined with " + names[0]));
-    JoinSoloTimes(profiles[p], names[p], &profiles[0], &dataset.warnings);
+    JoinModels(profiles[p], names[p], &profiles[0], &dataset.warnings);
   }
   dataset.subject = profiles[0];
   dataset.subject.groups.clear();

@@ -123,6 +123,28 @@ TEST(Simulator, WithoutGainAbacusRunsOneAfterAnother) {
   EXPECT_EQ(abacus.latency_ns, RunLoad(MakeFile(1.1), Options("edf"), 1000).latency_ns);
 }
 
+// What a service really takes is learned, however far it is from what was measured.
+TEST(Simulator, WrongSoloTimesDoNotRefuseGoodQueriesForGood) {
+  for (const double takes : {0.1, 8.0}) {
+    SimOptions options = Options("abacus");
+    options.takes = {takes, 1};
+    // The long model is said to take 1 ms; at a tenth of that its queries would all be refused.
+    options.qos_ns = {takes < 1 ? 500'000u : 30'000'000u, 30'000'000u};
+    const SimResult result = RunLoad(MakeFile(0.7, 0.02), options, 100, 20);
+    // The first second refuses, until a query is let through.
+    EXPECT_LT(result.violation(), 0.06) << takes;
+  }
+}
+
+// A device that is a little slower for all, which no single round shows clearly.
+TEST(Simulator, ASmallErrorThatAllServicesShareIsFollowed) {
+  SimOptions options = Options("abacus");
+  options.takes = {1.2, 1.2};
+  const SimResult slower = RunLoad(MakeFile(0.7, 0.02), options, 1000);
+  EXPECT_LT(slower.violation(), 0.02);
+  EXPECT_LT(static_cast<double>(slower.rounds_over), 0.05 * static_cast<double>(slower.rounds));
+}
+
 TEST(Simulator, ErrorsAreNamed) {
   EXPECT_FALSE(Simulate(MakeFile(0.7), Options("fifo"), {}));
   PredictorFile broken = MakeFile(0.7);

@@ -29,6 +29,16 @@ TEST_F(AdditiveModelTest, AGroupIsTheSumOfItsParts) {
   EXPECT_EQ(model_.PredictNs(group), 1500u);
 }
 
+TEST_F(AdditiveModelTest, SoloTimesAreCorrected) {
+  SoloCorrection solo;
+  model_.SetCorrection(&solo);
+  const std::array<OperatorRange, 2> group = {{{ServiceId(0), 0, 0, 100}, {ServiceId(1), 2, 0, 100}}};
+  EXPECT_EQ(model_.PredictNs(group), 1500u);
+  solo.Set(ServiceId(0), 0, 0.1);
+  EXPECT_EQ(model_.PredictNs(group), 600u);
+  EXPECT_EQ(model_.SoloNs(ServiceId(0), 0), 1000u) << "as it was given";
+}
+
 TEST_F(AdditiveModelTest, KnowsNothingAboutOthers) {
   for (const OperatorRange range : {OperatorRange{ServiceId(7), 0, 0, 1}, OperatorRange{ServiceId(1), 0, 0, 1},
                                     OperatorRange{ServiceId(1), 9, 0, 1}}) {

@@ -175,6 +175,51 @@ TEST_F(OverlapModelTest, ConnectRefusesWhatDoesNotFit) {
               HasSubstr("not trained with a model named z"));
 }
 
+TEST_F(OverlapModelTest, AnotherStructureIsRefusedByNameAndAnUnknownOneIsNot) {
+  const auto structure = [](std::string text) { return [=](auto* facts) { facts->structure = text; }; };
+  EXPECT_TRUE(Connect(kA, kA, structure("1111222233334444ffff")).ok()) << "a predictor that does not know";
+  PredictorFile file = file_;
+  file.subject.models[kA].structure = "aaaabbbbccccddddeeee";
+  model_ = Make(file);
+  EXPECT_TRUE(Connect(kA, kA, structure("aaaabbbbccccddddeeee")).ok());
+  EXPECT_TRUE(Connect(kA, kA, structure("")).ok()) << "a worker that does not know";
+  EXPECT_EQ(Connect(kA, kA, structure("1111222233334444ffff")).message(),
+            "it was trained on a with structure aaaabbbbccccdddd, the worker's has structure 1111222233334444: other "
+            "operators, shapes or types");
+  EXPECT_FALSE(Predict({Of(kA, 0, 0, 8)}).trained);
+}
+
+TEST_F(OverlapModelTest, SoloTimesAreCorrectedAloneAndInGroups) {
+  SoloCorrection solo;
+  model_->SetCorrection(&solo);
+  const Prediction pair = Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, 10)});
+  EXPECT_EQ(Predict({Of(kA, 0, 0, 8)}).ns, 210'000u);
+  EXPECT_EQ(model_->SoloNs(ServiceId(kA), 0), 210'000u);
+  solo.Set(ServiceId(kA), 0, 10);
+  EXPECT_EQ(Predict({Of(kA, 0, 0, 8)}).ns, 2'100'000u);
+  EXPECT_EQ(model_->SoloNs(ServiceId(kA), 0), 210'000u);
+  EXPECT_EQ(Predict({Of(kB, 0, 0, 10)}).ns, 420'000u);
+  const Prediction longer = Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, 10)});
+  EXPECT_TRUE(longer.trained);
+  EXPECT_GT(longer.ns, pair.ns);
+  EXPECT_GE(longer.ns, 1'680'000u) << "0.8 of the longest range";
+  // As if the profile had said so.
+  PredictorFile file = file_;
+  for (double& us : file.subject.models[kA].buckets[0].us) us *= 10;
+  model_ = Make(file);
+  for (const uint32_t service : {kA, kB}) {
+    const ModelProfile& profile = file.subject.models[service];
+    ASSERT_TRUE(model_->Connect(ServiceId(service), profile.name, test::FactsOf(file.subject, profile)).ok());
+  }
+  EXPECT_NEAR(static_cast<double>(longer.ns), static_cast<double>(Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, 10)}).ns),
+              1000);
+  // Where it is not connected, the worker's own time is.
+  model_->SetCorrection(&solo);
+  EXPECT_FALSE(Connect(kA, kA, [](auto* facts) { facts->device = "x", facts->buckets[0].solo_ns = 300'000; }).ok());
+  EXPECT_EQ(Predict({Of(kA, 0, 0, 8)}).ns, 3'000'000u);
+  EXPECT_EQ(model_->SoloNs(ServiceId(kA), 0), 300'000u);
+}
+
 TEST_F(OverlapModelTest, ARefusedServiceIsPredictedByWhatItSaysItself) {
   EXPECT_FALSE(Connect(kA, kA, [](auto* facts) { facts->device = "x", facts->buckets[0].solo_ns = 999'000; }).ok());
   const Prediction prediction = Predict({Of(kA, 0, 0, 8)});

@@ -192,6 +192,19 @@ TEST_F(PredictorFileTest, RefusesSubjectsThatHoldWrongTimes) {
   }
 }
 
+TEST_F(PredictorFileTest, StructuresAreKeptAndFilesWithoutThemAreAsGood) {
+  PredictorFile file = test::SmallPredictor();
+  file.subject.models[1].structure = std::string(64, 'a');
+  const std::string bytes = EncodePredictor(file);
+  const auto again = DecodePredictor(bytes, "x");
+  ASSERT_TRUE(again) << again.error().message();
+  EXPECT_EQ(again->subject.models[1].structure, std::string(64, 'a'));
+  EXPECT_EQ(again->subject.models[0].structure, "") << "unknown";
+  EXPECT_EQ(EncodePredictor(test::SmallPredictor()).find("structure"), std::string::npos) << "as before there were any";
+  EXPECT_THAT(Refusal(Changed([](json& body) { body["subject"]["models"][0]["structure"] = 5; })),
+              HasSubstr("\"structure\" must be a short text"));
+}
+
 TEST_F(PredictorFileTest, TextThatIsNotUtf8IsReplaced) {
   PredictorFile file = test::SmallPredictor();
   file.subject.device = "GPU \xff";

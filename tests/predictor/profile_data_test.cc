@@ -60,7 +60,8 @@ class ProfileFileTest : public testing::Test {
 };
 
 TEST_F(ProfileFileTest, ComesBackExactly) {
-  const ProfileData data = test::SmallProfile();
+  ProfileData data = test::SmallProfile();
+  data.models[0].structure = "0123abcd";
   {
     auto writer = ProfileWriter::Create(path_, data);
     ASSERT_TRUE(writer) << writer.error().message();
@@ -79,6 +80,7 @@ TEST_F(ProfileFileTest, ComesBackExactly) {
   EXPECT_EQ(read->driver, data.driver);
   EXPECT_EQ(read->seed, data.seed);
   for (size_t m = 0; m < data.models.size(); ++m) {
+    EXPECT_EQ(read->models[m].structure, data.models[m].structure);
     for (size_t b = 0; b < data.models[m].buckets.size(); ++b) {
       EXPECT_EQ(read->models[m].buckets[b].operators_at, data.models[m].buckets[b].operators_at);
       EXPECT_EQ(read->models[m].buckets[b].us, data.models[m].buckets[b].us);
@@ -268,10 +270,20 @@ TEST(SameSubject, NamesEachDifference) {
   EXPECT_THAT(difference([](auto* d) { d->libraries = "cuda 13"; }), HasSubstr("libraries"));
   EXPECT_THAT(difference([](auto* d) { d->models.pop_back(); }), HasSubstr("number of models"));
   EXPECT_THAT(difference([](auto* d) { d->models[1].name = "q"; }), AllOf(HasSubstr("model 1"), HasSubstr("\"q\"")));
+  EXPECT_EQ(difference([](auto* d) { d->models[0].structure = "0123"; }), "OK") << "the other one does not know it";
   EXPECT_THAT(difference([](auto* d) { d->models[0].buckets.pop_back(); }), HasSubstr("buckets or operators of a"));
   EXPECT_THAT(difference([](auto* d) { d->models[0].buckets[1].batch = 5; }), HasSubstr("of a"));
   EXPECT_THAT(difference([](auto* d) { d->models[1].buckets[0].sequence = 8; }), HasSubstr("of b"));
   EXPECT_THAT(difference([](auto* d) { d->models[2].buckets[0].operators = 5; }), HasSubstr("of c"));
+}
+
+TEST(SameSubject, ComparesStructuresThatBothHave) {
+  ProfileData one = test::SmallProfile(), other = test::SmallProfile();
+  one.models[1].structure = "0123";
+  other.models[1].structure = "4567";
+  EXPECT_THAT(SameSubject(one, other).message(), AllOf(HasSubstr("structure of b"), HasSubstr("4567")));
+  other.models[1].structure = "0123";
+  EXPECT_TRUE(SameSubject(one, other).ok());
 }
 
 }  // namespace

@@ -247,7 +247,7 @@ TEST_F(HeadroomPolicyTest, NoJobStarves) {
             if (query.deadline_ns < lax.deadline_ns) ahead_ns += kWholeNs;
           }
           const Job* unfinished = services_[s].view.unfinished;
-          if (unfinished != nullptr && unfinished->deadline_ns() < lax.deadline_ns) ahead_ns += kWholeNs;
+          if (unfinished != nullptr && unfinished->due_ns() < lax.deadline_ns) ahead_ns += kWholeNs;
         }
         ahead_ns += time_ns + kWholeNs * 4;  // and the round that runs
       }

@@ -263,6 +263,23 @@ TEST_F(JobsOfSeveralQueries, RunAsOneAndAreAnsweredEach) {
   EXPECT_EQ(stats(0).replies[0].load(), 3u);
 }
 
+TEST_F(JobsOfSeveralQueries, AModelThatIsNotBatchableRunsOneQueryAtATime) {
+  config_ = test::TwoServices("fcfs");
+  config_.services[0].spec.batchable = false;
+  StartWith(std::make_unique<TogetherPolicy>());
+  const std::vector<uint32_t> slots = SubmitThree();
+  WorkerUp(0);
+  for (const uint32_t slot : slots) {
+    const auto command = TakeCommand(0);
+    ASSERT_TRUE(command);
+    EXPECT_EQ(command->query_count, 1u);
+    EXPECT_EQ(command->bucket, 0u) << "the query's own, whatever the policy asked for";
+    EXPECT_EQ(command->last, 10u);
+    Complete(0, *command);
+    EXPECT_THAT(Done(), ElementsAre(slot));
+  }
+}
+
 TEST_F(JobsOfSeveralQueries, AHopelessQueryIsLeftOutAndTheOthersRun) {
   StartTogether(/*abandon=*/true);
   const std::vector<uint32_t> slots = SubmitThree(kSoloNs / 2);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "controller/schedule/policy.h"
+#include "predictor/additive_model.h"
 #include "tests/controller/schedule/policy_fixture.h"
 
 namespace abacus {
@@ -12,13 +13,15 @@ class PoliciesTest : public PolicyFixture {
   PoliciesTest() : PolicyFixture(3, 10) {}
   // Each query has a bucket of its own, and with it a length of its own.
   Work Wait(uint32_t service, uint64_t arrival_ns, uint64_t solo_ns, uint64_t deadline_ns, uint32_t next_operator = 0) {
-    AddBucket(service, solo_ns, {0, 9, 10});
+    const std::vector<uint32_t> cuts = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+    AddBucket(service, solo_ns, cuts);
     const auto bucket = static_cast<uint32_t>(services_[service].buckets.size() - 1);
+    latency_.SetBucket(ServiceId(service), bucket, cuts, solo_ns);
     return PolicyFixture::Wait(service, arrival_ns, deadline_ns, bucket, next_operator);
   }
   std::vector<Work> Next(const std::string& policy) {
     const std::vector<ServiceView> views = Views();
-    const Plan plan = MakePolicy(policy).value()->Next({1000, views, nullptr});
+    const Plan plan = MakePolicy(policy).value()->Next({1000, views, &latency_});
     std::vector<Work> picked;
     for (const Assignment& assignment : plan.assignments) {
       picked.push_back(WorkOf(assignment));
@@ -27,6 +30,7 @@ class PoliciesTest : public PolicyFixture {
     }
     return picked;
   }
+  AdditiveModel latency_;
 };
 
 using testing::ElementsAre;
@@ -52,6 +56,24 @@ TEST_F(PoliciesTest, SjfCountsOnlyWhatIsLeft) {
   const Work nearly_done = Wait(0, 10, 1000, 9000, 9);
   Wait(1, 5, 200, 9000);
   EXPECT_THAT(Next("sjf"), ElementsAre(nearly_done));
+}
+
+TEST_F(PoliciesTest, SjfGoesByWhatRoundsHaveTaught) {
+  const Work measured_long = Wait(0, 10, 1000, 9000);
+  Wait(1, 5, 200, 9000);
+  SoloCorrection solo;
+  latency_.SetCorrection(&solo);
+  solo.Set(ServiceId(0), 0, 0.1);
+  EXPECT_THAT(Next("sjf"), ElementsAre(measured_long));
+}
+
+TEST_F(PoliciesTest, AProbeComesAfterWhatIsDueBeforeIt) {
+  Wait(0, 10, 100, 1000);
+  services_[0].waiting[0].late_ns = 500;
+  const Work other = Wait(1, 20, 100, 1400);
+  EXPECT_THAT(Next("edf"), ElementsAre(other));
+  services_[1].waiting[0].deadline_ns = 1600;
+  EXPECT_EQ(Next("edf")[0].service, 0u);
 }
 
 TEST_F(PoliciesTest, WhatRanInPartGoesOnBeforeOthersOfItsService) {

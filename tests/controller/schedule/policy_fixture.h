@@ -72,7 +72,7 @@ class PolicyFixture : public testing::Test {
     const State& state = services_[assignment.service.value()];
     if (assignment.resumes) {
       EXPECT_TRUE(assignment.queries.empty());
-      return {state.unfinished.order(), assignment.service.value(), state.unfinished.deadline_ns(), assignment.first};
+      return {state.unfinished.order(), assignment.service.value(), state.unfinished.due_ns(), assignment.first};
     }
     EXPECT_EQ(assignment.queries.size(), 1u);
     EXPECT_EQ(assignment.first, 0u);

@@ -162,6 +162,7 @@ TEST_F(RoundsTest, AnErrorAheadOfItsRoundIsHonest) {
   Complete(0, *third, StatusCode::kWorkerFailed);  // while round 2 still runs on the other worker
   EXPECT_THAT(Done(), ElementsAre(next));
   EXPECT_EQ(table_[next].message, "no such index");
+  EXPECT_EQ(table_[next].timing.executed_us, 0u) << "its round never began";
   EXPECT_THAT(control_.condemned, IsEmpty()) << "a worker may say early that a range cannot run";
   Complete(1, *other);
   EXPECT_THAT(Done(), ElementsAre(beside));
@@ -298,11 +299,87 @@ TEST_F(RoundsTest, PredictionsFollowWhatRoundsTake) {
     }
     command = next;
   }
-  EXPECT_NEAR(stats.factor_ppm[0].load() * 1e-6, 1.2, 0.001) << "10 ms alone, 12 ms measured";
+  EXPECT_GT(stats.factor_ppm[0].load(), 1'000'000u) << "10 ms alone, 12 ms measured: shared by all, and its own";
   EXPECT_EQ(stats.factor_ppm[1].load(), 1'000'000u) << "no round had two ranges";
   Complete(1, *command);
   ASSERT_EQ(Done().size(), 1u);
   EXPECT_NEAR(static_cast<double>(table_[slots.front()].timing.predicted_us), 12'000, 20);
+}
+
+TEST_F(RoundsTest, ASoloTimeThatIsWrongByTenIsRightWithinFiveRounds) {
+  for (const uint64_t took_ns : {kSoloNs / 10, 10 * kSoloNs}) {
+    StartRounds();
+    RunAloneOnAnIdleGpu(5, took_ns - kSoloNs);
+    const uint32_t slot = Submit(1);
+    const auto command = TakeCommand(1);
+    ASSERT_TRUE(command);
+    now_ns_ += took_ns;
+    Complete(1, *command);
+    EXPECT_THAT(Done(), ElementsAre(slot));
+    EXPECT_NEAR(static_cast<double>(table_[slot].timing.predicted_us), static_cast<double>(took_ns) * 1e-3,
+                static_cast<double>(took_ns) * 1e-5);
+    EXPECT_EQ(lane().predictor.factor_ppm[0].load(), 1'000'000u) << "it says nothing of other services";
+    EXPECT_LT(lane().predictor.start_ns.load(), 100'000u) << "nor of starts";
+    table_.Return(slot);
+  }
+}
+
+TEST_F(RoundsTest, AQueryThatWasSentAheadAndHeldUpIsQueuedUntilItsRoundStarts) {
+  const SentAhead sent = StartRoundsAndSendAhead();
+  now_ns_ += 200 * kNsPerMs;
+  Complete(1, sent.running);
+  EXPECT_EQ(Done().size(), 1u);
+  now_ns_ += 5 * kNsPerMs;
+  Complete(0, sent.ahead);  // the first half
+  const auto rest = TakeCommand(0);
+  ASSERT_TRUE(rest);
+  now_ns_ += 5 * kNsPerMs;
+  Complete(0, *rest);
+  EXPECT_THAT(Done(), ElementsAre(sent.ahead_slot));
+  const Query& query = table_[sent.ahead_slot];
+  EXPECT_EQ(query.status, StatusCode::kOk);
+  EXPECT_EQ(query.timing.queued_us, 209'000u) << "9 ms until it was sent, 200 at the gate";
+  EXPECT_EQ(query.timing.executed_us, 10'000u);
+}
+
+TEST_F(RoundsTest, AQueryThatIsHeldUpBeyondItsDeadlineSaysSo) {
+  StartRounds(/*abandon=*/true);
+  Submit(1);
+  const auto running = TakeCommand(1);
+  const uint32_t held = Submit(0, 30 * kNsPerMs);
+  Advance(9 * kNsPerMs + 1);
+  const auto ahead = TakeCommand(0);
+  ASSERT_TRUE(running && ahead);
+  Advance(100 * kNsPerMs);  // the running round hangs
+  EXPECT_THAT(Done(), IsEmpty()) << "the worker still has the query's tensors";
+  Complete(1, *running);
+  EXPECT_EQ(Done().size(), 1u);
+  now_ns_ += 5 * kNsPerMs;
+  Complete(0, *ahead);
+  EXPECT_THAT(Done(), ElementsAre(held));
+  EXPECT_EQ(table_[held].status, StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(table_[held].message, HasSubstr("its target was 30.00 ms"));
+  EXPECT_EQ(table_[held].timing.queued_us, 109'000u);
+  EXPECT_FALSE(TakeCommand(0)) << "its second half";
+}
+
+TEST_F(RoundsTest, BehindAHungRangeOfItsOwnWorkerItSaysSoAsWell) {
+  StartRounds(/*abandon=*/true);
+  const uint32_t hangs = Submit(1);
+  const uint32_t held = Submit(1, 30 * kNsPerMs);
+  Advance(9 * kNsPerMs + 1);
+  ASSERT_TRUE(TakeCommand(1));
+  ASSERT_TRUE(TakeCommand(1));
+  Advance(500 * kNsPerMs);
+  Post(WorkerEvent::kDown, 1, "hung");
+  EXPECT_THAT(Done(), testing::UnorderedElementsAre(hangs, held));
+  EXPECT_EQ(table_[hangs].status, StatusCode::kWorkerFailed);
+  EXPECT_EQ(table_[hangs].timing.queued_us, 0u);
+  EXPECT_EQ(table_[hangs].timing.executed_us, 509'000u);
+  EXPECT_EQ(table_[held].status, StatusCode::kDeadlineExceeded) << "nothing of it ran when its worker failed";
+  EXPECT_EQ(table_[held].timing.queued_us, 509'000u);
+  EXPECT_EQ(table_[held].timing.executed_us, 0u);
+  EXPECT_EQ(table_[held].timing.rounds, 0u);
 }
 
 TEST_F(RoundsTest, AStartOnAnIdleGpuIsPlannedWithWhatItCosts) {

@@ -44,9 +44,11 @@ class ServicePredictorTest : public testing::Test {
   }
   ~ServicePredictorTest() override { fs::remove_all(directory_); }
 
-  void WorkerUp(ServicePredictor* predictor, uint32_t service, const std::string& device = "Test GPU") {
-    const std::vector<WorkerRanges> ranges(specs_[service].bucket_count(), {8, kSoloNs, {0, 4, 8}});
-    predictor->WorkerUp(ServiceId(service), "svc-" + specs_[service].name, specs_[service], device, "cuda", ranges);
+  void WorkerUp(ServicePredictor* predictor, uint32_t service, const std::string& device = "Test GPU",
+                const std::string& structure = "", uint64_t solo_ns = kSoloNs) {
+    const std::vector<WorkerRanges> ranges(specs_[service].bucket_count(), {8, solo_ns, {0, 4, 8}});
+    predictor->WorkerUp(ServiceId(service), "svc-" + specs_[service].name, specs_[service],
+                        {device, "cuda", structure, ranges});
   }
   static std::string Description(const ServicePredictor& predictor) {
     PredictorStats stats;
@@ -127,6 +129,43 @@ TEST_F(ServicePredictorTest, AServiceThatDoesNotFitIsNamed) {
   for (const uint32_t service : {0, 1}) WorkerUp(&predictor, service);
   EXPECT_THAT(Description(predictor), Not(HasSubstr("additive")));
   EXPECT_TRUE(predictor.model().Predict(kPair).trained);
+}
+
+TEST_F(ServicePredictorTest, RetrainedWeightsKeepTheirPredictorAndAnotherStructureDoesNot) {
+  for (ModelProfile& model : file_.subject.models) model.structure = "structure of " + model.name;
+  ASSERT_TRUE(SavePredictor(file_, path_).ok());
+  ServicePredictor predictor = ServicePredictor::Load(path_);
+  WorkerUp(&predictor, 0, "Test GPU", "structure of image");
+  WorkerUp(&predictor, 1, "Test GPU", "structure of text");
+  EXPECT_TRUE(predictor.model().Predict(kPair).trained);
+  WorkerUp(&predictor, 1, "Test GPU", "");
+  EXPECT_TRUE(predictor.model().Predict(kPair).trained) << "a worker that does not say";
+  WorkerUp(&predictor, 1, "Test GPU", "another structure");
+  EXPECT_FALSE(predictor.model().Predict(kPair).trained);
+  EXPECT_THAT(Description(predictor), EndsWith("; additive for svc-text"));
+}
+
+TEST_F(ServicePredictorTest, WhatRoundsTaughtStaysWhileTheTimesAreTheSame) {
+  const OperatorRange whole = {ServiceId(0), 2, 0, 8};
+  const auto teach = [&](ServicePredictor* predictor) {
+    const SoloCorrection::Part part = {whole, predictor->model().PredictNs(whole), 8 * kSoloNs};
+    EXPECT_TRUE(predictor->solo()->Record({&part, 1}, {}));
+    EXPECT_NEAR(static_cast<double>(predictor->model().PredictNs(whole)), 8.0 * kSoloNs, 1000);
+  };
+  ServicePredictor additive;
+  WorkerUp(&additive, 0);
+  teach(&additive);
+  WorkerUp(&additive, 0);
+  EXPECT_NEAR(static_cast<double>(additive.model().PredictNs(whole)), 8.0 * kSoloNs, 1000);
+  WorkerUp(&additive, 0, "Test GPU", "", 2 * kSoloNs);
+  EXPECT_EQ(additive.model().PredictNs(whole), 2 * kSoloNs) << "measured again";
+
+  ServicePredictor trained = ServicePredictor::Use(file_);
+  WorkerUp(&trained, 0);
+  teach(&trained);
+  WorkerUp(&trained, 0, "Test GPU", "", 2 * kSoloNs);
+  EXPECT_NEAR(static_cast<double>(trained.model().PredictNs(whole)), 8.0 * kSoloNs, 1000)
+      << "the times are the profile's";
 }
 
 TEST_F(ServicePredictorTest, TheStartMarginNeedsResiduals) {

@@ -114,10 +114,12 @@ TEST(Dataset, MissingSoloTimesNameTheBucket) {
 TEST(Dataset, JoinsProfilesOfOneSubjectOnly) {
   ProfileData second = SmallProfile();
   second.seed = 99;
+  second.models[1].structure = "0123";
   for (double& us : second.models[2].buckets[0].us) us *= 1.2;
   const auto joined = Make({SmallProfile(), second});
   ASSERT_TRUE(joined);
   EXPECT_EQ(joined->samples.size(), 660u);
+  EXPECT_EQ(joined->subject.models[1].structure, "0123") << "the first one is of before there were structures";
   EXPECT_EQ(std::set(joined->hashes.begin(), joined->hashes.end()).size(), 660u);
   EXPECT_THAT(joined->warnings, Contains(HasSubstr("two.jsonl: the solo time of model2 b1 differs by 20 %")));
 
