@@ -22,7 +22,8 @@ Abacus serves several DNNs on one GPU (or on the CPU) with predictable latency.
 
   ./mps.sh demo                  serve two real models on a free port, classify an image, embed sentences, put them
                                  under load, stop
-  ./mps.sh start [CONFIG]        serve CONFIG (default: configs/default.toml) in the background
+  ./mps.sh start [CONFIG]        serve CONFIG (default: configs/default.toml) in the background; exit code 3 when it
+                                 serves, but not every service does
       --name NAME                run it under this name instead of the one in CONFIG
       --set SECTION.KEY=VALUE    change one setting of CONFIG; repeatable
       --foreground               stay attached; Ctrl-C drains and stops
@@ -82,6 +83,9 @@ main() {
     export)
       ensure_packages "${APT_PACKAGES[@]}"
       ensure_python
+      # An export ends by loading its files in the worker. Paths of the user's are relative to the folder of now.
+      (ensure_build abacus-worker)
+      export ABACUS_WORKER=$BIN/abacus-worker
       # The user's PYTHONPATH comes last: modules of their own are found there, but none takes the place of ours.
       exec "$PYTHON" -P -c 'import runpy, sys
 sys.path += filter(None, sys.argv.pop(1).split(":"))

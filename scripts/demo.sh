@@ -12,6 +12,7 @@ demo_command() {
   # Without giving up: on a slow or busy machine queries come late instead of failing.
   start_controller "$ABACUS_ROOT/configs/default.toml" 0 "server.name=demo-$$" "server.listen=tcp://127.0.0.1:*" \
     "scheduler.abandon=false"
+  ((${#STARTED_DOWN[@]} == 0)) || die "not every service of the demo serves"
   (
     cd "$ABACUS_ROOT"
     PYTHONPATH=client/python "$PYTHON" client/python/examples/demo.py --address "$STARTED_ENDPOINT" \

@@ -51,9 +51,6 @@ profile_command() {
   trap 'rm -f "$STARTED_FOLDER/controller.pid"; stop_mps "$STARTED_FOLDER"' EXIT
   trap 'exit 130' INT TERM
   use_gpus "$STARTED_FOLDER"
-  arguments+=(${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
-  # Where that names another number, it is CUDA's; nvidia-smi knows the one that is configured.
-  if ((${#GPU_ARGUMENTS[@]} > 0)) && [[ -z $smi_gpu ]]; then smi_gpu=${CONFIG_GPUS[0]}; fi
   [[ -z $smi_gpu ]] || arguments+=(--nvidia-smi-gpu "$smi_gpu")
   say "profiling on $CONFIG_DEVICE into $out; Ctrl-C stops, the same command goes on"
   attend "$STARTED_FOLDER/controller.pid" "$BIN/abacus-profile" "${arguments[@]}"

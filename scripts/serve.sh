@@ -101,11 +101,10 @@ wait_gone() {
 
 # --- CUDA MPS ---------------------------------------------------------------------------------------------------------
 
-# use_gpus FOLDER: makes the configured GPUs ready, with MPS where the configuration wants it; sets GPU_ARGUMENTS, for the
-# program that will run on them. Nothing to do on other devices. After read_config.
+# use_gpus FOLDER: makes the configured GPUs ready, with MPS where the configuration wants it, for the program that will
+# run on them. Nothing to do on other devices. After read_config.
 use_gpus() {
-  local lane service uuid uuids=() folders=() folder
-  GPU_ARGUMENTS=()
+  local lane uuid uuids=() folders=() folder
   export CUDA_DEVICE_ORDER=PCI_BUS_ID # nvidia-smi's order, which `gpu` counts in
   [[ $CONFIG_DEVICE == cuda && $CONFIG_MPS == true ]] || return 0
   command -v nvidia-cuda-mps-control >/dev/null ||
@@ -131,19 +130,13 @@ use_gpus() {
   for folder in "$1"/mps "$1"/mps-*; do
     [[ " ${folders[*]} " == *" $folder "* ]] || end_mps "$folder"
   done
+  # The program finds those that are ours by itself, and knows that each shows its clients one GPU, as the first.
   for lane in "${!folders[@]}"; do
     if ! start_mps "${folders[lane]}" "${uuids[lane]}" "${CONFIG_GPUS[lane]}"; then
       stop_mps "$1"
       die "the CUDA MPS daemon does not start: $(tail -n 3 "${folders[lane]}/start.log")"
     fi
   done
-  # The controller knows where those of several GPUs are.
-  ((${#folders[@]} == 1)) || return 0
-  export CUDA_MPS_PIPE_DIRECTORY=$1/mps/pipe CUDA_MPS_LOG_DIRECTORY=$1/mps/log
-  # Clients of a daemon that has one GPU see it as the first.
-  GPU_ARGUMENTS=(--set worker.gpu=0)
-  [[ ${CONFIG_GPUS[0]} != 0 ]] || return 0
-  for service in "${CONFIG_SERVICES[@]}"; do GPU_ARGUMENTS+=(--set "service.$service.gpu=0"); done
 }
 
 uuid_of() { nvidia-smi -i "$1" --query-gpu=uuid --format=csv,noheader 2>/dev/null; }
@@ -212,10 +205,12 @@ start_command() {
   [[ -z $name ]] || settings+=("server.name=$name")
   setup_all "${PROGRAMS[@]}"
   start_controller "$config" "$foreground" ${settings[@]+"${settings[@]}"}
+  ((${#STARTED_DOWN[@]} == 0)) || exit 3
 }
 
-# start_controller CONFIG FOREGROUND SETTING...: returns once every service serves; sets STARTED_NAME, STARTED_FOLDER
-# and STARTED_ENDPOINT. Leaves nothing running when it fails.
+# start_controller CONFIG FOREGROUND SETTING...: returns once every service serves or is down, and not all are down; sets
+# STARTED_NAME, STARTED_FOLDER, STARTED_ENDPOINT and STARTED_DOWN, the services that are down. Leaves nothing running when
+# it fails.
 start_controller() {
   local config=$1 foreground=$2 setting arguments pid
   shift 2
@@ -239,7 +234,6 @@ start_controller() {
 
   trap 'abort_start "interrupted"' INT TERM
   use_gpus "$STARTED_FOLDER"
-  arguments+=(${GPU_ARGUMENTS[@]+"${GPU_ARGUMENTS[@]}"})
   printf '%s' "$CONFIG_DRAIN_S" >"$STARTED_FOLDER/drain_s"
   rm -f "$STARTED_FOLDER/controller.pid"
   if ((foreground)); then
@@ -284,7 +278,8 @@ abort_start() {
   die "'$STARTED_NAME' did not start: $1"
 }
 
-# Prints "endpoint ENDPOINT" and a line "service NAME STATE DEVICE ERROR" for each service of a running controller.
+# Prints "endpoint ENDPOINT" and a line "service NAME STATE DEVICE ERROR" for each service of a running controller; STATE
+# is "refused" for one that is down for good.
 controller_state() {
   "$BIN/abacus-status" --name "$1" --json 2>/dev/null | "$PYTHON" -I -c '
 import json, sys
@@ -296,15 +291,16 @@ print("endpoint", status["endpoint"])
 if status["policy"] == "abacus":
     print("predictor", "; ".join(dict.fromkeys(lane["predictor"]["description"] for lane in status["lanes"])))
 for service in status["services"]:
-    print("service", service["service"] or "?", service["state"], service["device"] or "-", service["error"].replace("\n", " "))
+    state = "refused" if service["refused"] else service["state"]
+    print("service", service["service"] or "?", state, service["device"] or "-", service["error"].replace("\n", " "))
 '
 }
 
-# Waits until every service serves, and says what each is doing whenever that changes.
+# Waits until every service serves or is down, and says what each is doing whenever that changes. Fails when all are down.
 wait_serving() {
-  local pid=$1 deadline=$((SECONDS + CONFIG_LOAD_S + 30)) kind name state device error failed_since='' serving total
-  local predictor=''
-  declare -A shown=()
+  local pid=$1 patience=$((CONFIG_LOAD_S + 30)) deadline kind name state device error serving total predictor='' reasons
+  declare -A shown=() failed_since=()
+  deadline=$((SECONDS + patience))
   say "starting '$STARTED_NAME' on ${CONFIG_DEVICE} (log: $STARTED_FOLDER/controller.log)"
   while :; do
     if ! kill -0 "$pid" 2>/dev/null; then
@@ -312,37 +308,46 @@ wait_serving() {
       wait "$pid" || status=$?
       abort_start "the controller ended with status $status"
     fi
-    serving=0 total=0 error=''
-    while read -r kind name state device error_text; do
+    serving=0 total=0 STARTED_DOWN=() reasons=()
+    while read -r kind name state device error; do
       if [[ $kind == endpoint ]]; then
         STARTED_ENDPOINT=$name
         continue
       elif [[ $kind == predictor ]]; then
-        predictor="$name $state $device $error_text"
+        predictor="$name $state $device $error"
         continue
       fi
       total=$((total + 1))
-      [[ $state != serving ]] || serving=$((serving + 1))
-      [[ $state != failed && $state != exited ]] || error="$name: ${error_text:-$state}"
       if [[ ${shown[$name]:-} != "$state" && $name != "?" ]]; then
         shown[$name]=$state
+        deadline=$((SECONDS + patience))  # something goes on
         say "  $name: $state$([[ $device == - ]] || printf ' (%s)' "$device")"
       fi
+      # A crashed worker is restarted; one that stays down for 5 seconds will not come by itself soon.
+      case $state in
+        serving)
+          serving=$((serving + 1))
+          unset "failed_since[$name]"
+          ;;
+        failed | exited) failed_since[$name]=${failed_since[$name]:-$SECONDS} ;;
+        *) unset "failed_since[$name]" ;;
+      esac
+      if [[ $state == refused ]] || ((SECONDS - ${failed_since[$name]:-$SECONDS} >= 5)); then
+        STARTED_DOWN+=("$name")
+        [[ $error == "$name "* ]] || error="$name: ${error:-$state}"
+        reasons+=("$error")
+      fi
     done < <(controller_state "$STARTED_NAME")
-    if ((total > 0 && serving == total)); then
+    if ((total > 0 && serving + ${#STARTED_DOWN[@]} == total)); then
+      ((serving > 0)) || abort_start "$(printf '%s\n' "${reasons[@]}")"
+      for error in ${reasons[@]+"${reasons[@]}"}; do warn "$error"; done
+      ((serving == total)) || warn "${#STARTED_DOWN[@]} of $total services are down: ${STARTED_DOWN[*]}; the others serve"
       say "'$STARTED_NAME' serves at $STARTED_ENDPOINT"
       [[ -z $predictor ]] || say "predictor: $predictor"
       return
     fi
-    # A crashed worker is restarted; one that stays down for 5 seconds will not come by itself.
-    if [[ -z $error ]]; then
-      failed_since=''
-    elif [[ -z $failed_since ]]; then
-      failed_since=$SECONDS
-    elif ((SECONDS - failed_since >= 5)); then
-      abort_start "$error"
-    fi
-    ((SECONDS < deadline)) || abort_start "$serving of $total services serve after $(duration $((CONFIG_LOAD_S + 30)))"
+    ((SECONDS < deadline)) ||
+      abort_start "$serving of $total services serve, and nothing happened for $(duration "$patience")"
     sleep 0.2
   done
 }

@@ -7,7 +7,7 @@ set -euo pipefail
 APT_PACKAGES=(
   ca-certificates git cmake ninja-build g++ pkg-config ccache
   libboost-dev libzmq3-dev cppzmq-dev libmsgpack-cxx-dev libtomlplusplus-dev libspdlog-dev libfmt-dev libcli11-dev
-  libexpected-dev nlohmann-json3-dev libsvm-dev
+  libexpected-dev nlohmann-json3-dev libsvm-dev libssl-dev
   libgtest-dev libgmock-dev
   python3 python3-venv python3-dev
 )
@@ -278,20 +278,27 @@ ensure_build() {
 
 # --- models -----------------------------------------------------------------------------------------------------------
 
+# Prints the path of the model file that a description names, at the top of it; without a name it is NAME.pt.
+model_file_of() {
+  local file
+  file=$(sed -n "/^\[/q; s/^file *= *[\"']\(.*\)[\"'].*/\1/p" "$1")
+  printf '%s/%s' "$(dirname "$1")" "${file:-$(basename "$1" .toml).pt}"
+}
+
 # ensure_models DEVICE NAME...: exports the models that models/store lacks, and those that this function exported before
-# for another device or with older code. Files that somebody put there by hand are taken as they are.
+# for another device or with older code. Needs the worker, which has the last word on every export. Files that somebody put there by hand are taken as they are.
 ensure_models() {
   local device=$1 name stale=() key stamp store=$ABACUS_ROOT/models/store
   shift
   key=$device-$(cat "$ABACUS_ROOT"/models/export.py "$ABACUS_ROOT"/models/abacus_export/*.py | sha256sum | cut -c1-16)
   for name in "$@"; do
     stamp=$store/.$name.stamp
-    if [[ ! -f $store/$name.toml || ! -f $store/$name.pt ]] || [[ -f $stamp && $(<"$stamp") != "$key" ]]; then
+    if [[ ! -f $store/$name.toml || ! -f $(model_file_of "$store/$name.toml") ]] || [[ -f $stamp && $(<"$stamp") != "$key" ]]; then
       stale+=("$name")
     fi
   done
   ((${#stale[@]} > 0)) || return 0
   say "exporting models: ${stale[*]} (up to a minute each, once)"
-  logged "exporting models" "$PYTHON" "$ABACUS_ROOT/models/export.py" "${stale[@]}" --out "$store" --device "$device"
+  logged "exporting models" env ABACUS_WORKER="$BIN/abacus-worker" "$PYTHON" "$ABACUS_ROOT/models/export.py" "${stale[@]}" --out "$store" --device "$device"
   for name in "${stale[@]}"; do printf '%s' "$key" >"$store/.$name.stamp"; done
 }

@@ -23,6 +23,7 @@ struct ServiceRow {
   uint64_t queued = 0, running = 0, served = 0, failed = 0, violations = 0, restarts = 0, ranges = 0;
   uint64_t p50_us = 0, p99_us = 0;
   double heartbeat_age_s = 0;
+  bool refused = false;  // down for good: its model is not one that can be served
 };
 
 // Quantile of the latency histogram: the upper edge of the bucket where it falls.
@@ -51,10 +52,13 @@ ServiceRow ReadRow(const Region& region, ServiceId id, uint64_t now_ns) {
   row.device = LoadText(slot.device);
   row.lane = std::min<uint32_t>(slot.lane, kMaxLanes - 1);
   row.gpu = LoadText(region.lane(LaneId(row.lane)).gpu);
-  // With an MPS daemon for each GPU all workers see theirs as the first.
-  if (region.lane_count() > 1 && row.device.starts_with("cuda:")) row.device = "cuda:" + row.gpu;
+  // Behind an MPS daemon that has one GPU a worker sees that one as the first, whatever its number is.
+  if (row.device.starts_with("cuda:")) row.device = "cuda:" + row.gpu;
   row.generation = slot.generation.load(std::memory_order_relaxed);
   if (state == WorkerState::kFailed || state == WorkerState::kExited) row.error = LoadText(slot.error);
+  const auto code = static_cast<StatusCode>(slot.error_code.load(std::memory_order_relaxed));
+  row.refused =
+      state == WorkerState::kFailed && (code == StatusCode::kInvalidArgument || code == StatusCode::kNotFound);
   row.pid = slot.pid.load(std::memory_order_relaxed);
   row.queued = stats.queued.load(std::memory_order_relaxed);
   row.running = stats.running.load(std::memory_order_relaxed);
@@ -184,6 +188,7 @@ void PrintJson(const std::string& name, const Region& region, const std::vector<
                         {"p50_us", row.p50_us},
                         {"p99_us", row.p99_us},
                         {"heartbeat_age_s", row.heartbeat_age_s},
+                        {"refused", row.refused},
                         {"error", row.error}});
   }
   nlohmann::json lanes = nlohmann::json::array();

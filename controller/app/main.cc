@@ -1,5 +1,5 @@
 // abacus-controller: reads the configuration and runs the server. Exit codes: 0 stopped by a signal, or what was asked
-// for was printed; 1 could not run; 2 wrong command line or configuration.
+// for was printed; 1 could not run; 2 wrong command line or configuration; 3 --check found services that would be down.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -12,6 +12,8 @@
 #include "controller/app/server.h"
 #include "controller/config/config.h"
 #include "controller/config/config_json.h"
+#include "controller/config/service_set.h"
+#include "controller/workers/worker_supervisor.h"
 
 namespace {
 
@@ -34,6 +36,21 @@ int PrintJson(const abacus::Config& config) {
   return 0;
 }
 
+// Opens all models as the server does, and says which it would do without.
+int Check(const std::string& path, const abacus::Config& config) {
+  const bool need_files = abacus::WorkerSupervisor::SettingsFor(config).needs_model_files();
+  const auto models = abacus::HoldModels(config, need_files);
+  size_t down = 0;
+  for (size_t i = 0; i < models.size(); ++i) {
+    if (models[i]) continue;
+    ++down;
+    fmt::print(stderr, "abacus-controller: {} would be down: {}\n", config.services[i].name,
+               models[i].error().message());
+  }
+  fmt::print("{}: {} services, policy {}\n", path, config.services.size(), config.scheduler.policy);
+  return down == 0 ? 0 : 3;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -47,7 +64,7 @@ int main(int argc, char** argv) {
   CLI::Option* check_flag = app.add_flag("--check", check, "Validate the configuration and exit");
   app.add_flag("--json", json, "With --check: print every setting in force, and the run directory, as JSON")
       ->needs(check_flag);
-  app.add_flag("--skip-models", skip_models, "With --check: do not read the model files, which may not exist yet")
+  app.add_flag("--skip-models", skip_models, "With --check: do not open models, which may not exist yet")
       ->needs(check_flag);
   app.add_flag("--run-dir", run_dir, "Print the directory of locks, sockets and logs, and exit");
   try {
@@ -62,6 +79,7 @@ int main(int argc, char** argv) {
       abacus::LoadConfig(path, overrides, skip_models ? abacus::ModelFiles::kSkip : abacus::ModelFiles::kRead);
   if (!config) return Fail(2, config.error().message());
   if (json) return PrintJson(*config);
+  if (check && !skip_models) return Check(path, *config);
   if (check) {
     fmt::print("{}: {} services, policy {}\n", path, config->services.size(), config->scheduler.policy);
     return 0;

@@ -18,7 +18,6 @@
 #include "controller/intake/front_end.h"
 #include "controller/schedule/scheduler_loop.h"
 #include "controller/trace/trace_request.h"
-#include "controller/workers/device.h"
 #include "controller/workers/mps_control.h"
 #include "controller/workers/worker_supervisor.h"
 #include "shm/gate.h"
@@ -131,7 +130,8 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
   const fs::path& directory = lock.directory();
   // Before any thread exists, so that all inherit the mask, and before others can find us and send one.
   const int signal_fd = BlockSignals({SIGUSR1});
-  const ServiceSetPtr services = MakeServiceSet(config);
+  const WorkerSupervisor::Settings settings = WorkerSupervisor::SettingsFor(config);
+  const ServiceSetPtr services = MakeServiceSet(config, HoldModels(config, settings.needs_model_files()));
   auto region = Region::Create(config.server.name, {config.services.size(), config.worker.gpus.size()},
                                config.server.arena_bytes);
   if (!region) return region.error();
@@ -146,15 +146,7 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
                                     region->get(), &table, &channel, [&] { scheduler_bell.Ring(); });
   if (!front_end) return front_end.error();
   StoreText((*region)->header().endpoint, (*front_end)->endpoints().front());
-  const fs::path bin_dir = ProgramDirectory();
-  const DeviceKind device = ResolveDevice(config.worker.device, bin_dir);
-  WorkerSupervisor supervisor({.worker = config.worker,
-                               .name = config.server.name,
-                               .log_level = config.server.log_level,
-                               .spin_us = config.scheduler.spin_us,
-                               .device = device,
-                               .bin_dir = bin_dir},
-                              services, region->get(), FindMpsDaemons(directory, config.worker.gpus.size()));
+  WorkerSupervisor supervisor(settings, services, region->get(), FindMpsDaemons(directory, config.worker.gpus.size()));
   SchedulerLoop::Setup setup = SchedulerSetup(config, std::move(*policy));
   setup.region = region->get();
   setup.table = &table;

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
 #include "client/protocol.h"
 #include "controller/config/overrides.h"
 #include "models/tensor_layout.h"
@@ -19,8 +20,8 @@ namespace abacus {
 namespace {
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
-constexpr double kNsPerMs = 1e6;
-constexpr double kNsPerS = 1e9;
+constexpr uint64_t kNsPerMinute = 60 * kNsPerSecond;
+constexpr uint64_t kNsPerHour = 60 * kNsPerMinute;
 constexpr size_t kMaxServerNameBytes = 32;   // RUN_DIR/NAME/controller.ipc must fit a socket address of 107 bytes
 constexpr size_t kMaxServiceNameBytes = 63;  // with its NUL it fits ServiceBlock::name
 constexpr size_t kMaxListen = 16;
@@ -29,7 +30,7 @@ constexpr uint32_t kSpinUs = 50;
 static_assert(kMaxServiceNameBytes < sizeof(ServiceBlock::name));
 static_assert(kMaxServiceNameBytes <= protocol::kMaxNameBytes);
 
-// tcp://HOST:PORT, where PORT is a number or * (any free one).
+// tcp://HOST:PORT, where PORT is a number or * (any free one), and an IPv6 address stands in brackets.
 bool IsTcpEndpoint(std::string_view endpoint) {
   constexpr std::string_view kScheme = "tcp://";
   if (!endpoint.starts_with(kScheme) || endpoint.size() > 100) return false;
@@ -37,6 +38,8 @@ bool IsTcpEndpoint(std::string_view endpoint) {
   const size_t colon = rest.rfind(':');
   if (colon == std::string_view::npos || colon == 0) return false;
   const std::string_view host = rest.substr(0, colon);
+  const bool in_brackets = host.starts_with('[') && host.ends_with(']');
+  if (!in_brackets && host.find(':') != std::string_view::npos) return false;
   if (!std::all_of(host.begin(), host.end(), [](char c) { return c > ' ' && c <= '~' && c != '/'; })) return false;
   const std::string_view port = rest.substr(colon + 1);
   if (port == "*") return true;
@@ -54,8 +57,10 @@ Status ReadServer(TableReader reader, ServerConfig* server) {
     }
     for (const std::string& endpoint : server->listen) {
       if (!IsTcpEndpoint(endpoint)) {
-        reader.Fail("listen", "an endpoint must be \"tcp://HOST:PORT\" (PORT 0 to 65535, or * for any free one), not " +
-                                  Quoted(endpoint) + "; for a local socket set ipc = true");
+        reader.Fail("listen",
+                    "an endpoint must be \"tcp://HOST:PORT\" (PORT 0 to 65535, or * for any free one; an "
+                    "IPv6 address in brackets), not " +
+                        Quoted(endpoint) + "; for a local socket set ipc = true");
       } else if (!seen.insert(endpoint).second) {
         reader.Fail("listen", Quoted(endpoint) + " stands twice");
       }
@@ -66,7 +71,7 @@ Status ReadServer(TableReader reader, ServerConfig* server) {
   reader.ScaledInteger("arena_mib", 1, 1 << 20, kMiB, &server->arena_bytes);
   size_t level = 0;
   if (reader.OneOf("log_level", kLogLevels, &level)) server->log_level = kLogLevels[level];
-  reader.Scaled("drain_timeout_ms", 0, 3.6e6, kNsPerMs, &server->drain_timeout_ns);
+  reader.Duration("drain_timeout", {.unit = "ms", .high_ns = kNsPerHour}, &server->drain_timeout_ns);
   ABACUS_RETURN_IF_ERROR(reader.Finish());
   if (server->listen.empty() && !server->ipc) reader.Fail("listen", "must not be empty when ipc = false");
   return reader.Finish();
@@ -95,9 +100,9 @@ Status ReadLimits(TableReader reader, LimitsConfig* limits) {
   return reader.Finish();
 }
 
-// `spin_us` is -1 where the file leaves the choice to us; ResolveSpin decides once the services are known.
+// `spin_ns` is kAutoDuration where the file leaves the choice to us; ResolveSpin decides once the services are known.
 Status ReadScheduler(TableReader reader, const std::filesystem::path& folder, SchedulerConfig* scheduler,
-                     int64_t* spin_us) {
+                     uint64_t* spin_ns) {
   size_t policy = 0;
   if (reader.OneOf("policy", kPolicyNames, &policy)) scheduler->policy = kPolicyNames[policy];
   size_t packing = 0;
@@ -107,10 +112,13 @@ Status ReadScheduler(TableReader reader, const std::filesystem::path& folder, Sc
   if (predictor != kNoPredictor) scheduler->predictor = (folder / predictor).lexically_normal();
   double margin = 0;
   if (reader.Number("margin", kLowestMargin, kHighestMargin, &margin)) scheduler->margin = margin;
-  reader.Integer("lead_us", 0, 100'000, &scheduler->lead_us);
+  uint64_t lead_ns = 0;
+  if (reader.Duration("lead", {.unit = "us", .high_ns = 100 * kNsPerMs, .step_ns = kNsPerUs}, &lead_ns)) {
+    scheduler->lead_us = static_cast<uint32_t>(lead_ns / kNsPerUs);
+  }
   reader.Integer("trace_events", 0, 10'000'000, &scheduler->trace_events);
   reader.Bool("abandon", &scheduler->abandon);
-  reader.Integer("spin_us", -1, 1'000'000, spin_us);
+  reader.Duration("spin", {.unit = "us", .high_ns = kNsPerSecond, .step_ns = kNsPerUs, .may_be_auto = true}, spin_ns);
   return reader.Finish();
 }
 
@@ -128,8 +136,10 @@ Status ReadWorker(TableReader reader, WorkerConfig* worker) {
     }
   }
   reader.Integer("cpu_threads", 1, 256, &worker->cpu_threads);
-  reader.Scaled("load_timeout_s", 0.1, 86400, kNsPerS, &worker->load_timeout_ns);
-  reader.Scaled("round_timeout_ms", 1, 3.6e6, kNsPerMs, &worker->round_timeout_ns);
+  reader.Duration("load_timeout", {.unit = "s", .low_ns = 100 * kNsPerMs, .high_ns = 24 * kNsPerHour},
+                  &worker->load_timeout_ns);
+  reader.Duration("round_timeout", {.unit = "ms", .low_ns = kNsPerMs, .high_ns = kNsPerHour},
+                  &worker->round_timeout_ns);
   reader.Bool("mps", &worker->mps);
   reader.Integer("max_restarts_per_minute", 0, 600, &worker->max_restarts_per_minute);
   size_t gate = 0;
@@ -179,7 +189,7 @@ Result<ServiceConfig> ReadService(TableReader reader, const Config& config, cons
   std::string model;
   reader.String("model", &model);
   reader.Require("model", "the path of its NAME.toml, relative to this file");
-  reader.Scaled("qos_ms", 0.001, 3.6e6, kNsPerMs, &service.qos_ns);
+  reader.Duration("qos", {.unit = "ms", .low_ns = kNsPerUs, .high_ns = kNsPerHour}, &service.qos_ns);
   reader.Integer("queue_limit", 1, 1 << 20, &service.queue_limit);
   std::vector<std::string> gpu = {config.worker.gpus.front()};
   reader.Devices("gpu", 63, &gpu);
@@ -204,8 +214,8 @@ Result<ServiceConfig> ReadService(TableReader reader, const Config& config, cons
   return service;
 }
 
-uint32_t ResolveSpin(int64_t spin_us, const Config& config) {
-  if (spin_us >= 0) return static_cast<uint32_t>(spin_us);
+uint32_t ResolveSpin(uint64_t spin_ns, const Config& config) {
+  if (spin_ns != kAutoDuration) return static_cast<uint32_t>(spin_ns / kNsPerUs);
   // Spinning pays only when every worker, the scheduler and the front end have a core each.
   const bool cores_to_spare = std::thread::hardware_concurrency() >= config.services.size() + 2;
   return cores_to_spare ? kSpinUs : 0;
@@ -233,17 +243,17 @@ Result<Config> ParseConfig(std::string_view text, const std::filesystem::path& p
   if (services.empty()) root.Fail("service", "a configuration needs at least one [[service]]");
   ABACUS_RETURN_IF_ERROR(root.Finish());
 
-  int64_t spin_us = -1;
+  uint64_t spin_ns = kAutoDuration;
   ABACUS_RETURN_IF_ERROR(ReadServer(std::move(server), &config.server));
   ABACUS_RETURN_IF_ERROR(ReadLimits(std::move(limits), &config.limits));
-  ABACUS_RETURN_IF_ERROR(ReadScheduler(std::move(scheduler), config.path.parent_path(), &config.scheduler, &spin_us));
+  ABACUS_RETURN_IF_ERROR(ReadScheduler(std::move(scheduler), config.path.parent_path(), &config.scheduler, &spin_ns));
   ABACUS_RETURN_IF_ERROR(ReadWorker(std::move(worker), &config.worker));
   for (TableReader& reader : services) {
     Result<ServiceConfig> service = ReadService(std::move(reader), config, config.path.parent_path(), model_files);
     if (!service) return Error(service.error());
     config.services.push_back(std::move(*service));
   }
-  config.scheduler.spin_us = ResolveSpin(spin_us, config);
+  config.scheduler.spin_us = ResolveSpin(spin_ns, config);
   return config;
 }
 

@@ -1,7 +1,8 @@
 // Configuration of a controller: one TOML file, validated whole before anything starts.
 //
 // configs/default.toml explains every key with unit, default and consequence; this header only names the fields.
-// Unknown keys, wrong types and values out of bounds are errors that name file, line and key.
+// Unknown keys, wrong types and values out of bounds are errors that name file, line and key. A duration is a text with
+// its unit (qos = "50ms"), or a number under the key with the unit in its name (qos_ms = 50).
 // Thread rule: immutable after LoadConfig.
 #ifndef ABACUS_CONTROLLER_CONFIG_CONFIG_H_
 #define ABACUS_CONTROLLER_CONFIG_CONFIG_H_
@@ -43,7 +44,7 @@ struct ServerConfig {            // [server]
   int io_threads = 1;                          // ZeroMQ I/O threads
   uint64_t arena_bytes = 256ull << 20;         // key arena_mib
   std::string log_level = "info";              // one of kLogLevels
-  uint64_t drain_timeout_ns = 10'000'000'000;  // key drain_timeout_ms
+  uint64_t drain_timeout_ns = 10'000'000'000;  // key drain_timeout
 };
 
 struct LimitsConfig {                         // [limits]
@@ -61,19 +62,19 @@ struct SchedulerConfig {                 // [scheduler]
   Packing packing = Packing::kBalanced;  // abacus: how rounds are filled; "balanced" or "furthest"
   std::filesystem::path predictor;       // absolute path of a predictor file; empty: sum of solo times
   std::optional<double> margin;          // safety margin to start with, a share; unset: from the predictor's own error
-  uint32_t lead_us = 100;                // how long before a round's predicted end the next is planned and sent
+  uint32_t lead_us = 100;                // key lead: how long before a round's predicted end the next is planned
   uint32_t trace_events = 65536;         // rounds, ranges and queries kept for ./mps.sh trace
   bool abandon = true;                   // answer hopeless queries at once instead of running them late
-  uint32_t spin_us = 0;  // how long an idle scheduler and idle workers spin before they sleep; key spin_us,
-                         // -1 in the file (the default) = 50 when there are cores to spare, else 0
+  uint32_t spin_us = 0;  // key spin: how long an idle scheduler and idle workers spin before they sleep;
+                         // "auto" (the default) = 50 when there are cores to spare, else 0
 };
 
 struct WorkerConfig {  // [worker]: defaults of every service
   DeviceKind device = DeviceKind::kAuto;
   std::vector<std::string> gpus = {"0"};       // key gpu: index or UUID of each GPU, a lane each; at most kMaxLanes
   int cpu_threads = 1;                         // intra-op threads of a CPU worker
-  uint64_t load_timeout_ns = 300'000'000'000;  // key load_timeout_s
-  uint64_t round_timeout_ns = 10'000'000'000;  // key round_timeout_ms: a range that takes longer is a hang
+  uint64_t load_timeout_ns = 300'000'000'000;  // key load_timeout
+  uint64_t round_timeout_ns = 10'000'000'000;  // key round_timeout: a range that takes longer is a hang
   bool mps = true;                             // cuda only: require every worker to be a client of CUDA MPS
   uint32_t max_restarts_per_minute = 5;        // then the service stays down until the next minute
   std::string gate = "device";                 // device host; cuda only: where ranges wait that were sent ahead
@@ -83,7 +84,7 @@ struct WorkerConfig {  // [worker]: defaults of every service
 struct ServiceConfig {            // [[service]]
   std::string name;               // what clients ask for
   std::filesystem::path model;    // absolute path of NAME.toml
-  uint64_t qos_ns = 100'000'000;  // key qos_ms
+  uint64_t qos_ns = 100'000'000;  // key qos
   uint32_t queue_limit = 1024;    // queries waiting; more get OVERLOADED
   std::string gpu;                // one of WorkerConfig::gpus; the first where the file does not say
   ModelSpec spec;                 // parsed from `model`; empty with ModelFiles::kSkip
@@ -102,8 +103,8 @@ struct Config {
 enum class ModelFiles : uint8_t { kRead = 0, kSkip };
 
 // Reads and validates a configuration and the model specs that it names. `overrides` are "section.key=value" settings
-// (value in TOML syntax; a bare word is taken as a string), applied as if they stood in the file, but for paths: they
-// start at the working directory.
+// (value in TOML syntax; a bare word such as 50ms is taken as a string), applied as if they stood in the file, but for
+// paths: they start at the working directory.
 Result<Config> LoadConfig(const std::filesystem::path& path, const std::vector<std::string>& overrides = {},
                           ModelFiles model_files = ModelFiles::kRead);
 // The same from text; `path` names the source in errors and anchors relative paths.

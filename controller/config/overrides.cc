@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <utility>
+#include <vector>
 
+#include "base/duration.h"
 #include "controller/config/config.h"
 #include "models/toml_reader.h"
 
@@ -13,7 +15,7 @@ namespace {
 // A setting of the command line, "section.key=value" or "service.NAME.key=value".
 struct Override {
   std::string section;
-  std::string service;  // with section "service" only
+  std::string service;  // with section "service" only; empty: every service
   std::string key;
   toml::table value;  // the parsed value under "value"
 };
@@ -39,7 +41,8 @@ void AnchorPath(std::string_view section, std::string_view key, toml::value<std:
 
 Result<Override> ParseOverride(const std::string& setting) {
   constexpr std::string_view kForm =
-      "must be section.key=value or service.NAME.key=value, for example scheduler.policy=edf";
+      "must be section.key=value, service.NAME.key=value or service.key=value (every service), for example "
+      "scheduler.policy=edf";
   const size_t equals = setting.find('=');
   if (equals == std::string::npos) return Error(OverrideError(setting, kForm));
   const std::string_view target = std::string_view(setting).substr(0, equals);
@@ -52,7 +55,7 @@ Result<Override> ParseOverride(const std::string& setting) {
   Override result;
   result.section = target.substr(0, first);
   result.key = target.substr(last + 1);
-  if ((result.section == "service") != (first != last)) return Error(OverrideError(setting, kForm));
+  if (result.section != "service" && first != last) return Error(OverrideError(setting, kForm));
   if (first != last) result.service = target.substr(first + 1, last - first - 1);
 
   // A newline would let the value bring keys of its own.
@@ -69,31 +72,55 @@ Result<Override> ParseOverride(const std::string& setting) {
   return result;
 }
 
-}  // namespace
+// A duration has two keys, such as qos and qos_ms. The one that is set takes the place of the other.
+void EraseOtherSpelling(const std::string& key, toml::table* section) {
+  const size_t underscore = key.rfind('_');
+  if (underscore != std::string::npos && NsPerUnit(std::string_view(key).substr(underscore + 1)) != 0) {
+    section->erase(key.substr(0, underscore));
+  }
+  for (const std::string_view unit : {"us", "ms", "s"}) section->erase(key + "_" + std::string(unit));
+}
 
-Status ApplyOverride(const std::string& setting, toml::table* document) {
-  Result<Override> parsed = ParseOverride(setting);
-  if (!parsed) return parsed.error();
-  toml::table* section = nullptr;
-  if (parsed->section == "service") {
+// The tables that a setting is for.
+Result<std::vector<toml::table*>> TablesOf(const std::string& setting, const Override& parsed, toml::table* document) {
+  std::vector<toml::table*> tables;
+  if (parsed.section == "service") {
     toml::array* services = document->get_as<toml::array>("service");
     for (size_t i = 0; services != nullptr && i < services->size(); ++i) {
       toml::table* candidate = (*services)[i].as_table();
       if (candidate == nullptr) continue;
       const auto* name = candidate->get_as<std::string>("name");
-      if (name != nullptr && name->get() == parsed->service) section = candidate;
+      const bool named = name != nullptr && name->get() == parsed.service;
+      if (named || parsed.service.empty()) tables.push_back(candidate);
     }
-    if (section == nullptr) return OverrideError(setting, "there is no service " + Quoted(parsed->service));
-  } else {
-    if (!document->contains(parsed->section)) {
-      document->insert(toml::key(parsed->section, parsed->value.get("value")->source()), toml::table());
+    if (tables.empty() && !parsed.service.empty()) {
+      return Error(OverrideError(setting, "there is no service " + Quoted(parsed.service)));
     }
-    section = document->get_as<toml::table>(parsed->section);
-    if (section == nullptr) return OverrideError(setting, Quoted(parsed->section) + " is not a section");
+    return tables;
   }
-  toml::node* value = parsed->value.get("value");
-  toml::key key(parsed->key, value->source());
-  value->visit([&](auto& node) { section->insert_or_assign(std::move(key), std::move(node)); });
+  if (!document->contains(parsed.section)) {
+    document->insert(toml::key(parsed.section, parsed.value.get("value")->source()), toml::table());
+  }
+  tables.push_back(document->get_as<toml::table>(parsed.section));
+  if (tables.back() == nullptr) return Error(OverrideError(setting, Quoted(parsed.section) + " is not a section"));
+  return tables;
+}
+
+}  // namespace
+
+Status ApplyOverride(const std::string& setting, toml::table* document) {
+  Result<Override> parsed = ParseOverride(setting);
+  if (!parsed) return parsed.error();
+  const Result<std::vector<toml::table*>> tables = TablesOf(setting, *parsed, document);
+  if (!tables) return tables.error();
+  for (toml::table* table : *tables) {
+    EraseOtherSpelling(parsed->key, table);
+    Result<Override> again = ParseOverride(setting);  // a copied node would not know where it comes from
+    if (!again) return again.error();
+    toml::node* value = again->value.get("value");
+    toml::key key(again->key, value->source());
+    value->visit([&](auto& node) { table->insert_or_assign(std::move(key), std::move(node)); });
+  }
   return Status::Ok();
 }
 

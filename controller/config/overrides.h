@@ -1,7 +1,9 @@
-// Settings of the command line: "section.key=value" or "service.NAME.key=value".
+// Settings of the command line: "section.key=value", "service.NAME.key=value", or "service.key=value" for every
+// service.
 //
 // An override is moved into the parsed document, where the readers of config.cc meet it like a key of the file, with
-// the command line as its position in errors. Thread rule: pure functions.
+// the command line as its position in errors; a duration replaces both of its keys (qos and qos_ms). Thread rule: pure
+// functions.
 #ifndef ABACUS_CONTROLLER_CONFIG_OVERRIDES_H_
 #define ABACUS_CONTROLLER_CONFIG_OVERRIDES_H_
 

@@ -18,7 +18,9 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/status.h"
 #include "controller/config/config.h"
+#include "models/held_model.h"
 
 namespace abacus {
 
@@ -27,6 +29,11 @@ struct Service {
   WorkerId worker;  // the slot of the process that runs it
   LaneId lane;
   ServiceConfig config;
+  // What its workers run; null: their program opens the files of `config.spec` itself, or `refusal` says why it has
+  // none.
+  HeldModelPtr held = nullptr;
+  // An error: its model cannot be served, so no worker is started and the service is down.
+  Status refusal = {};
 };
 using ServicePtr = std::shared_ptr<const Service>;
 
@@ -50,8 +57,13 @@ class ServiceSet {
 };
 using ServiceSetPtr = std::shared_ptr<const ServiceSet>;
 
+// The models of a configuration, in its order. Takes as long as reading the largest does. `need_files`: whether workers
+// run models (HeldModel::Open).
+std::vector<Result<HeldModelPtr>> HoldModels(const Config& config, bool need_files);
+
 // The services of a configuration, in its order: each with the worker slot of the same number, in the lane of its GPU.
-ServiceSetPtr MakeServiceSet(const Config& config);
+// `models`: by service; empty: none is held.
+ServiceSetPtr MakeServiceSet(const Config& config, const std::vector<Result<HeldModelPtr>>& models = {});
 
 }  // namespace abacus
 

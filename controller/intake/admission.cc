@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "controller/intake/value_range.h"
 
 namespace abacus {
@@ -18,8 +21,6 @@ tl::unexpected<Rejection> Reject(std::string field, std::string message) {
 std::string InputPath(size_t index, const char* member = "") {
   return "inputs[" + std::to_string(index) + "]" + member;
 }
-
-std::string Largest(const std::vector<int64_t>& buckets) { return std::to_string(buckets.back()); }
 
 std::string DimsText(const TensorSpec& spec) { return fmt::format("[{}]", fmt::join(DimNames(spec), ", ")); }
 
@@ -85,16 +86,60 @@ tl::expected<void, Rejection> MatchInputs(const ModelSpec& spec, const Request& 
   return {};
 }
 
+// Batch and sequence against the buckets. A synthetic query has named them itself.
+tl::expected<void, Rejection> CheckSizes(const ModelSpec& spec, bool synthetic, const Admitted& admitted) {
+  const char* const batch_field = synthetic ? "synthetic.batch" : "inputs";
+  const char* const sequence_field = synthetic ? "synthetic.sequence" : "inputs";
+  const int64_t batch = admitted.batch, sequence = admitted.sequence;
+  if (spec.has_sequence() && sequence == 0) return Reject(sequence_field, spec.name + " needs a sequence length");
+  if (!spec.has_sequence() && sequence != 0) return Reject(sequence_field, spec.name + " has no sequence dimension");
+  if (batch < 1) return Reject(batch_field, "the batch size must be at least 1");
+  const auto among = [](const std::vector<int64_t>& sizes, int64_t size) {
+    return std::binary_search(sizes.begin(), sizes.end(), size);
+  };
+  if (!spec.batchable && !among(spec.batch_sizes, batch)) {
+    return Reject(batch_field,
+                  fmt::format("batch {}: rows of a batch of {} depend on each other, so only batches of {} "
+                              "are served",
+                              batch, spec.name, fmt::join(spec.batch_sizes, ", ")));
+  }
+  if (batch > spec.batch_sizes.back()) {
+    return Reject(batch_field, fmt::format("batch {} is above the largest bucket of {} ({})", batch, spec.name,
+                                           spec.batch_sizes.back()));
+  }
+  if (!spec.has_sequence()) return {};
+  if (spec.sequence_padding == SequencePadding::kExact && !among(spec.sequence_lengths, sequence)) {
+    return Reject(sequence_field,
+                  fmt::format("sequence {}: padding would change the answers of {}; served lengths are {}", sequence,
+                              spec.name, fmt::join(spec.sequence_lengths, ", ")));
+  }
+  if (sequence > spec.sequence_lengths.back()) {
+    return Reject(sequence_field, fmt::format("sequence {} is above the largest bucket of {} ({})", sequence, spec.name,
+                                              spec.sequence_lengths.back()));
+  }
+  return {};
+}
+
 tl::expected<void, Rejection> CheckValues(const ModelSpec& spec, std::span<const std::span<const std::byte>> payloads,
                                           const Admitted& admitted) {
   for (size_t s = 0; s < spec.inputs.size(); ++s) {
     const TensorSpec& input = spec.inputs[s];
-    if (!input.range) continue;
     const size_t i = admitted.input_order[s];
-    if (const auto bad = FindOutOfRange(payloads[i], input.dtype, *input.range)) {
-      return Reject(InputPath(i), input.name + "[" + std::to_string(bad->index) + "] is " + std::to_string(bad->value) +
-                                      ", allowed are " + std::to_string(input.range->low) + " to " +
-                                      std::to_string(input.range->high));
+    std::optional<OutOfRange> bad;
+    std::string allowed;
+    if (input.range || input.dtype == DType::kBool) {  // no other byte is a boolean
+      IntRange range = input.range.value_or(IntRange{0, 1});
+      if (range.to_sequence) range.high = admitted.sequence;
+      bad = FindOutOfRange(payloads[i], input.dtype, range);
+      if (bad) allowed = fmt::format("{} to {}", range.low, range.high);
+      if (bad && range.to_sequence) allowed += ", the length of this query's sequence";
+    } else if (input.float_range) {
+      bad = FindOutOfRange(payloads[i], input.dtype, *input.float_range);
+      if (bad) allowed = fmt::format("{} to {}", input.float_range->low, input.float_range->high);
+    }
+    if (bad) {
+      return Reject(InputPath(i),
+                    fmt::format("{}[{}] is {}, allowed are {}", input.name, bad->index, bad->value, allowed));
     }
   }
   return {};
@@ -111,12 +156,6 @@ tl::expected<void, Rejection> Admit(const ModelSpec& spec, const Request& reques
     if (!payloads.empty()) return Reject("synthetic", "a synthetic query carries no tensor frames");
     out->batch = request.batch;
     out->sequence = request.sequence;
-    if (spec.has_sequence() && request.sequence == 0) {
-      return Reject("synthetic.sequence", spec.name + " needs a sequence length");
-    }
-    if (!spec.has_sequence() && request.sequence != 0) {
-      return Reject("synthetic.sequence", spec.name + " has no sequence dimension");
-    }
   } else {
     if (payloads.size() != request.inputs.size()) {
       return Reject("inputs", "the header lists " + std::to_string(request.inputs.size()) + " tensors, but " +
@@ -126,21 +165,7 @@ tl::expected<void, Rejection> Admit(const ModelSpec& spec, const Request& reques
     if (auto matched = MatchInputs(spec, request, payloads, out); !matched) return matched;
     if (out->batch == 0) out->batch = 1;  // a model without a batch dimension
   }
-  const char* prefix = request.synthetic ? "synthetic." : "";
-  if (out->batch < 1) return Reject(std::string(prefix) + "batch", "the batch size must be at least 1");
-  if (out->batch > spec.batch_sizes.back()) {
-    return Reject(request.synthetic ? "synthetic.batch" : "inputs", "batch " + std::to_string(out->batch) +
-                                                                        " is above the largest bucket of " + spec.name +
-                                                                        " (" + Largest(spec.batch_sizes) + ")");
-  }
-  if (spec.has_sequence() && out->sequence > spec.sequence_lengths.back()) {
-    return Reject(request.synthetic ? "synthetic.sequence" : "inputs",
-                  "sequence " + std::to_string(out->sequence) + " is above the largest bucket of " + spec.name + " (" +
-                      Largest(spec.sequence_lengths) + ")");
-  }
-  if (!spec.FindBucket(out->batch, out->sequence)) {
-    return Reject("inputs", "no bucket of " + spec.name + " holds this shape");
-  }
+  if (auto sizes = CheckSizes(spec, request.synthetic, *out); !sizes) return sizes;
   return request.synthetic ? tl::expected<void, Rejection>{} : CheckValues(spec, payloads, *out);
 }
 

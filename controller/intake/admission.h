@@ -1,8 +1,9 @@
 // Admission: checks a decoded request against the model it names.
 //
 // Everything that could harm a worker or a batch-mate is caught here: wrong dtype, rank, shape or byte count, a batch
-// or sequence outside the buckets, integer values outside the declared range (an out-of-range index on a GPU kills
-// every MPS client). Nothing is allocated and nothing is copied before a request has passed.
+// or sequence outside the buckets or not exactly one of theirs where padding would change the answers, values outside
+// the declared range (an out-of-range index on a GPU kills every MPS client). Nothing is allocated and nothing is
+// copied before a request has passed.
 //
 // Thread rule: pure functions. Errors: a Rejection names the field by its path in the header.
 #ifndef ABACUS_CONTROLLER_INTAKE_ADMISSION_H_

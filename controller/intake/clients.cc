@@ -1,6 +1,5 @@
 #include "controller/intake/clients.h"
 
-#include <iterator>
 #include <utility>
 
 namespace abacus {
@@ -12,17 +11,17 @@ tl::unexpected<Rejection> Overloaded(std::string message) {
 
 }  // namespace
 
-Peer* Clients::PeerOf(const std::string& identity) {
-  const auto [entry, is_new] = peers_.try_emplace(identity, &memory_);
-  if (is_new) entry->second.identity = identity;
+Peer* Clients::PeerOf(uint64_t number, std::string_view identity) {
+  const auto [entry, is_new] = peers_.try_emplace(number, &memory_);
+  if (is_new) {
+    entry->second.number = number;
+    entry->second.identity = identity;
+  }
   return &entry->second;
 }
 
 void Clients::Sweep() {
-  for (auto entry = peers_.begin(); entry != peers_.end();) {
-    entry->second.fd = -1;
-    entry = entry->second.held == 0 ? peers_.erase(entry) : std::next(entry);
-  }
+  std::erase_if(peers_, [](const auto& entry) { return entry.second.held == 0; });
 }
 
 tl::expected<void, Rejection> Clients::CheckQuota(const Peer& peer, uint64_t id, uint64_t block_bytes) const {

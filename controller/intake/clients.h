@@ -14,6 +14,7 @@
 #include <memory_resource>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -23,11 +24,13 @@
 
 namespace abacus {
 
-// One connection, by ZeroMQ routing id.
+// One connection. A client that connects again is another peer, whatever it calls itself.
 struct Peer {
   explicit Peer(std::pmr::memory_resource* memory) : ids(memory) {}
-  std::string identity;
+  uint64_t number = 0;                    // of the connection (doorman.h)
+  std::string identity;                   // ZeroMQ routing id: where its replies go
   int fd = -1;                            // of the connection, -1: not asked for yet; only to attribute bytes to it
+  bool gone = false;                      // the connection has ended: no more replies, its routing id may be another's
   uint32_t held = 0;                      // slots: queries and other answers that have not left yet
   uint32_t queries = 0;                   // accepted ones among them
   uint64_t bytes = 0;                     // arena bytes of its queries
@@ -38,9 +41,9 @@ class Clients {
  public:
   Clients(const LimitsConfig& limits, QueryTable* table) : limits_(limits), table_(*table) {}
 
-  // The peer of this routing id, a new one at its first message.
-  Peer* PeerOf(const std::string& identity);
-  // Forgets the peers that hold nothing, and the descriptors of the others: they may have connected again.
+  // The peer of this connection, a new one at its first message.
+  Peer* PeerOf(uint64_t number, std::string_view identity);
+  // Forgets the peers that hold nothing.
   void Sweep();
   size_t size() const { return peers_.size(); }
 
@@ -65,7 +68,7 @@ class Clients {
   const LimitsConfig limits_;
   QueryTable& table_;
   std::pmr::unsynchronized_pool_resource memory_;  // nodes of Peer::ids
-  std::unordered_map<std::string, Peer> peers_;    // by identity; nodes keep their address
+  std::unordered_map<uint64_t, Peer> peers_;       // by number; nodes keep their address
   uint32_t queries_ = 0;                           // accepted ones whose reply has not left, over all peers
   std::atomic<uint32_t> in_use_{0};
 };

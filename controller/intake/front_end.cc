@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/endpoint.h"
 
 namespace abacus {
 namespace {
@@ -16,8 +17,10 @@ namespace {
 constexpr size_t kReceiveBatch = 64;  // messages per iteration, so replies are never far away
 constexpr uint64_t kSleepMs = 100;
 constexpr uint64_t kClientSweepNs = kNsPerSecond;  // idle clients are forgotten this often
+constexpr size_t kOwnIdBytes = 5;                  // of the routing ids that ZeroMQ makes up: a zero and a number
 constexpr int kReceiveHighWater = 256;             // messages that ZeroMQ holds per connection while we are busy
 constexpr int kLingerMs = 200;
+constexpr int kKeepaliveIdleS = 15, kKeepaliveIntervalS = 5, kKeepaliveProbes = 3;
 constexpr uint64_t kMemorySlackBytes = 512ull << 20;
 
 // ZeroMQ lets a second bind take an ipc path over without an error, so ask first whether somebody answers there.
@@ -36,19 +39,21 @@ bool IpcPathInUse(const std::string& path) {
 FrontEnd::FrontEnd(const ServerConfig& server, const LimitsConfig& limits, ServiceSetPtr services, Region* region,
                    QueryTable* table, QueryChannel* channel, std::function<void()> wake_scheduler)
     : region_(*region),
+      table_(*table),
       channel_(*channel),
       wake_scheduler_(std::move(wake_scheduler)),
       context_(server.io_threads),
       router_(context_, zmq::socket_type::router),
       arena_(region->arena().size()),
       clients_(limits, table),
-      replies_(&router_, region, table, &arena_, &clients_),
+      replies_(limits, &router_, region, table, &arena_, &clients_),
       ingress_(limits, std::move(services), region, table, &arena_, &clients_, &replies_),
       frames_(limits.max_frames) {}
 
 FrontEnd::~FrontEnd() {
   guard_.reset();
   router_.close();
+  doorman_.reset();
   context_.close();  // returns every frame that is still out, so table and arena may go afterwards
 }
 
@@ -63,11 +68,20 @@ Result<std::unique_ptr<FrontEnd>> FrontEnd::Create(const ServerConfig& server, c
   router.set(zmq::sockopt::linger, kLingerMs);
   router.set(zmq::sockopt::rcvhwm, kReceiveHighWater);
   router.set(zmq::sockopt::sndhwm, 0);  // bounded by our own count per client, which can tell the client why
-  router.set(zmq::sockopt::maxmsgsize, static_cast<int64_t>(limits.max_frame_bytes));
+  // What is somewhat over a limit comes in and is refused with a reply, since cutting the connection off takes the
+  // client's other queries with it; what is far over it must not take the memory.
+  const uint64_t ceiling_bytes = 2 * limits.max_message_bytes + protocol::kMaxHeaderBytes;
+  router.set(zmq::sockopt::maxmsgsize, static_cast<int64_t>(ceiling_bytes));
+  // A client whose machine vanished must not keep its place, nor its routing id, for ever.
+  router.set(zmq::sockopt::tcp_keepalive, 1);
+  router.set(zmq::sockopt::tcp_keepalive_idle, kKeepaliveIdleS);
+  router.set(zmq::sockopt::tcp_keepalive_intvl, kKeepaliveIntervalS);
+  router.set(zmq::sockopt::tcp_keepalive_cnt, kKeepaliveProbes);
   front_end->guard_ = std::make_unique<ConnectionGuard>(
       &front_end->context_, &router,
-      ConnectionGuard::Limits{limits.max_message_bytes, 4 * limits.max_message_bytes + kMemorySlackBytes,
-                              limits.max_clients});
+      ConnectionGuard::Limits{ceiling_bytes, 4 * limits.max_message_bytes + kMemorySlackBytes, limits.max_clients,
+                              ceiling_bytes});
+  front_end->doorman_ = std::make_unique<Doorman>(&front_end->context_, &router, front_end->guard_.get());
   for (const std::string& endpoint : server.listen) ABACUS_RETURN_IF_ERROR(front_end->Bind(endpoint));
   if (server.ipc) ABACUS_RETURN_IF_ERROR(front_end->Bind("ipc://" + ipc_path));
   return front_end;
@@ -77,9 +91,11 @@ Status FrontEnd::Bind(const std::string& endpoint) {
   if (endpoint.starts_with("ipc://") && IpcPathInUse(endpoint.substr(6))) {
     return {StatusCode::kUnavailable, "cannot listen on " + endpoint + ": another program answers there"};
   }
+  const Result<std::string> address = BindAddress(endpoint);
+  if (!address) return {address.error().code(), "cannot listen on " + address.error().message()};
   try {
-    router_.set(zmq::sockopt::ipv6, endpoint.find('[') != std::string::npos);  // tcp://[::1]:5570
-    router_.bind(endpoint);
+    router_.set(zmq::sockopt::ipv6, address->find('[') != std::string::npos);  // tcp://[::1]:5570
+    router_.bind(*address);
     endpoints_.push_back(router_.get(zmq::sockopt::last_endpoint));
     return Status::Ok();
   } catch (const zmq::error_t& e) {
@@ -100,7 +116,9 @@ void FrontEnd::Run(const std::atomic<bool>& stop) {
     replies_.Reclaim();
     size_t work = SendFinished();
     work += ReceiveSome();
-    CheckConnections(MonotonicNs());
+    const uint64_t now_ns = MonotonicNs();
+    doorman_->LetIn(now_ns);
+    CheckConnections(now_ns);
     if (work == 0) Sleep(stop);
   }
 }
@@ -108,7 +126,16 @@ void FrontEnd::Run(const std::atomic<bool>& stop) {
 size_t FrontEnd::SendFinished() {
   std::array<uint32_t, kReceiveBatch> slots;
   const size_t count = channel_.done.pop(slots.data(), slots.size());
-  for (size_t i = 0; i < count; ++i) replies_.SendResult(slots[i]);
+  if (count == 0) return 0;
+  // A routing id goes over to another connection only after the end of the first was signalled and the socket then
+  // received what that one had sent. Nothing is received between here and the last reply, so whoever has not ended by
+  // now is still the one that its routing id leads to.
+  guard_->ReadEvents();
+  for (size_t i = 0; i < count; ++i) {
+    Peer* peer = table_[slots[i]].peer;
+    peer->gone = guard_->Ended(peer->number, peer->fd);
+    replies_.SendResult(slots[i]);
+  }
   return count;
 }
 
@@ -127,16 +154,22 @@ bool FrontEnd::ReceiveOne() {
   zmq::message_t identity;
   if (!router_.recv(identity, zmq::recv_flags::dontwait)) return false;
   const Message message = ReceiveFrames(identity.more());
-  Peer* peer = clients_.PeerOf({static_cast<const char*>(identity.data()), identity.size()});
-  if (peer->fd < 0 && !message.frames.empty()) peer->fd = zmq_msg_get(frames_[0].handle(), ZMQ_SRCFD);
-  guard_->Delivered(peer->fd);
-  if (clients_.CutOff(*peer)) {
-    BumpOwned(region_.header().rejected_messages);  // it does not read its replies; nothing more for it
+  if (!message.frames.empty()) Take(identity, message);
+  for (size_t i = 0; i < message.frames.size(); ++i) frames_[i].rebuild();
+  return true;
+}
+
+void FrontEnd::Take(const zmq::message_t& identity, const Message& message) {
+  Peer* peer = clients_.PeerOf(Doorman::NumberOf(frames_[0]), identity.to_string_view());
+  if (peer->fd < 0) peer->fd = zmq_msg_get(frames_[0].handle(), ZMQ_SRCFD);
+  const bool named = identity.size() != kOwnIdBytes || identity.to_string_view()[0] != '\0';
+  guard_->Delivered(peer->fd, named);
+  // Nothing more for one that does not read its replies, or that has gone.
+  if (clients_.CutOff(*peer) || guard_->Ended(peer->number, peer->fd)) {
+    BumpOwned(region_.header().rejected_messages);
   } else if (const auto slot = ingress_.Handle(peer, message)) {
     submitted_.push_back(*slot);
   }
-  for (size_t i = 0; i < message.frames.size(); ++i) frames_[i].rebuild();
-  return true;
 }
 
 Message FrontEnd::ReceiveFrames(bool more) {
@@ -167,13 +200,16 @@ void FrontEnd::CheckConnections(uint64_t now_ns) {
 void FrontEnd::Sleep(const std::atomic<bool>& stop) {
   waker_.PrepareSleep();
   if (channel_.done.read_available() == 0 && published_.empty() && !stop.load(std::memory_order_acquire)) {
-    std::array<zmq::pollitem_t, 3> items = {{{router_.handle(), 0, ZMQ_POLLIN, 0},
+    std::array<zmq::pollitem_t, 4> items = {{{router_.handle(), 0, ZMQ_POLLIN, 0},
                                              {nullptr, waker_.fd(), ZMQ_POLLIN, 0},
+                                             {doorman_->door().handle(), 0, ZMQ_POLLIN, 0},
                                              {guard_->monitor().handle(), 0, ZMQ_POLLIN, 0}}};
     // A signal may end it early; the next iteration looks at everything anyway. While connections exist the guard is
     // due every few milliseconds, but only bytes without messages need it, and those do not end the poll.
     zmq_poll(reinterpret_cast<zmq_pollitem_t*>(items.data()), static_cast<int>(items.size()),
-             guard_->watching() ? 10 : kSleepMs);
+             doorman_->waiting()  ? 1
+             : guard_->watching() ? 10
+                                  : kSleepMs);
   }
   waker_.FinishSleep();
 }

@@ -3,7 +3,7 @@
 //   message --> Ingress --> submitted --> scheduler --> done --> Replies --> socket
 //
 // Clients counts what each client makes the controller hold, ConnectionGuard cuts off those that send without end; both
-// bound what a client can do to the others.
+// bound what a client can do to the others. Doorman tells connections apart, so that no client gets another's replies.
 //
 // Ownership: region, table and channel outlive it; it owns sockets, arena bookkeeping and free slots.
 // Thread rule: everything on the front end's own thread (Run), except Publish, Wake, SetArenaReady, SetDraining and
@@ -26,6 +26,7 @@
 #include "controller/config/service_set.h"
 #include "controller/intake/clients.h"
 #include "controller/intake/connection_guard.h"
+#include "controller/intake/doorman.h"
 #include "controller/intake/ingress.h"
 #include "controller/intake/query_table.h"
 #include "controller/intake/replies.h"
@@ -64,12 +65,15 @@ class FrontEnd {
   size_t SendFinished();
   size_t ReceiveSome();
   bool ReceiveOne();
+  // A message from `identity`; its frames are in frames_.
+  void Take(const zmq::message_t& identity, const Message& message);
   // The rest of the message whose first frame was received, into frames_.
   Message ReceiveFrames(bool more);
   void CheckConnections(uint64_t now_ns);
   void Sleep(const std::atomic<bool>& stop);
 
   Region& region_;
+  QueryTable& table_;
   QueryChannel& channel_;
   const std::function<void()> wake_scheduler_;
   Waker waker_;
@@ -78,6 +82,7 @@ class FrontEnd {
   zmq::context_t context_;
   zmq::socket_t router_;
   std::unique_ptr<ConnectionGuard> guard_;
+  std::unique_ptr<Doorman> doorman_;
   std::vector<std::string> endpoints_;
 
   TensorArena arena_;

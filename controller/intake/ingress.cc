@@ -1,5 +1,6 @@
 #include "controller/intake/ingress.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -8,6 +9,8 @@
 
 namespace abacus {
 namespace {
+
+constexpr uint64_t kMaxTargetUs = 3'600'000'000;  // an hour, as in the configuration; longer targets count as this
 
 tl::unexpected<Rejection> Reject(StatusCode code, std::string field, std::string message) {
   return tl::unexpected<Rejection>({code, std::move(field), std::move(message)});
@@ -68,9 +71,16 @@ tl::expected<void, Rejection> Ingress::Decode(const Message& message, uint64_t* 
     return Reject(kWrong, "inputs",
                   "the message has more than " + std::to_string(limits_.max_frames) + " frames (max_frames)");
   }
+  for (size_t i = 1; i < message.frames.size(); ++i) {
+    if (message.frames[i].size() <= limits_.max_frame_bytes) continue;
+    return Reject(kWrong, "inputs[" + std::to_string(i - 1) + "]",
+                  "the tensor has " + std::to_string(message.frames[i].size()) + " bytes; this server takes at most " +
+                      std::to_string(limits_.max_frame_bytes) + " (max_frame_mib)");
+  }
   if (message.bytes > limits_.max_message_bytes) {
     return Reject(kWrong, "inputs",
-                  "the message has " + std::to_string(message.bytes) + " bytes, more than max_message_mib allows");
+                  "the message has " + std::to_string(message.bytes) + " bytes; this server takes at most " +
+                      std::to_string(limits_.max_message_bytes) + " (max_message_mib)");
   }
   return {};
 }
@@ -104,7 +114,8 @@ tl::expected<uint32_t, Rejection> Ingress::TakeIn(Peer* peer, std::span<const zm
   Query& query = table_[*slot];
   query.id = request_.id;
   query.arrival_ns = MonotonicNs();
-  query.deadline_ns = query.arrival_ns + (request_.qos_us != 0 ? request_.qos_us * kNsPerUs : service->config.qos_ns);
+  const uint64_t target_ns = std::min(request_.qos_us, kMaxTargetUs) * kNsPerUs;
+  query.deadline_ns = query.arrival_ns + (target_ns != 0 ? target_ns : service->config.qos_ns);
   query.service = std::move(service);
   query.rows = static_cast<uint32_t>(admitted_.batch);
   query.sequence = static_cast<uint32_t>(admitted_.sequence);

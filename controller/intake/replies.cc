@@ -2,9 +2,12 @@
 
 #include "base/clock.h"
 #include "controller/intake/service_report.h"
+#include "models/held_model.h"
 
 namespace abacus {
 namespace {
+
+constexpr size_t kReplyDigestDigits = 16;  // of the model's 64: enough to tell versions apart
 
 // The free callback of every frame: on an I/O thread once the frame is out, or on ours when it could not be sent.
 void ReleaseFrame([[maybe_unused]] void* data, void* hint) {
@@ -25,6 +28,11 @@ void Replies::Begin(uint64_t id) {
   reply_.id = id;
 }
 
+void Replies::StateLimits() {
+  reply_.max_frame_bytes = limits_.max_frame_bytes;
+  reply_.max_message_bytes = limits_.max_message_bytes;
+}
+
 void Replies::Refuse(Peer* peer, uint64_t id, const std::string& model, const Rejection& why) {
   BumpOwned(region_.header().rejected_messages);
   Begin(id);
@@ -38,6 +46,7 @@ void Replies::Refuse(Peer* peer, uint64_t id, const std::string& model, const Re
 void Replies::SendModels(Peer* peer, uint64_t id, const ServiceSet& services) {
   Begin(id);
   ReportModels(services, &reply_);
+  StateLimits();
   SendAnswer(peer);
 }
 
@@ -45,6 +54,7 @@ void Replies::SendHealth(Peer* peer, uint64_t id, const ServiceSet& services, bo
   Begin(id);
   ReportHealth(services, region_, &reply_);
   reply_.ready &= !draining;
+  StateLimits();
   SendAnswer(peer);
 }
 
@@ -62,9 +72,14 @@ void Replies::SendResult(uint32_t slot) {
   reply_.models.clear();
   reply_.services.clear();
   reply_.ready = false;
+  reply_.max_frame_bytes = reply_.max_message_bytes = 0;
+  reply_.digest.clear();
   reply_.timing = query.timing;
   reply_.timing.total_us = (MonotonicNs() - query.arrival_ns) / kNsPerUs;
   clients_.Answered(slot);
+  if (query.status == StatusCode::kOk && query.service->held != nullptr) {
+    reply_.digest.assign(query.service->held->digest(), 0, kReplyDigestDigits);
+  }
   if (query.status == StatusCode::kOk && !query.synthetic) {
     ListOutputs(query);
     Send(slot, LayoutOf(query.service->config.spec, query.rows, query.sequence));
@@ -92,7 +107,7 @@ void Replies::Send(uint32_t slot, const TensorLayout& layout) {
   table_.LendFrames(slot, static_cast<uint32_t>(outputs) + 2);
   zmq::message_t identity(query.peer->identity.data(), query.peer->identity.size());
   zmq::message_t header(query.header.data(), query.header.size(), ReleaseFrame, &query);
-  bool delivered = SendFrame(&identity, true) && SendFrame(&header, outputs > 0);
+  bool delivered = !query.peer->gone && SendFrame(&identity, true) && SendFrame(&header, outputs > 0);
   std::byte* const block = region_.arena().data() + query.block.offset_bytes;
   for (size_t i = 0; i < outputs; ++i) {
     const TensorExtent& extent = layout.outputs[i];

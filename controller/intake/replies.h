@@ -2,7 +2,7 @@
 //
 // Every answer occupies a slot of the QueryTable from here until ZeroMQ has released its last frame. Frames are not
 // copied: the header lies in the query, outputs lie in its arena block; both stay untouched until they are released.
-// A reply to a client that has vanished is dropped and counted.
+// A reply to a client that has vanished is dropped and counted, also where another one bears its routing id by now.
 //
 // Thread rule: the front end's thread. Frames are released on ZeroMQ's I/O threads, which touch nothing but the table.
 #ifndef ABACUS_CONTROLLER_INTAKE_REPLIES_H_
@@ -13,6 +13,7 @@
 #include <zmq.hpp>
 
 #include "client/protocol.h"
+#include "controller/config/config.h"
 #include "controller/config/service_set.h"
 #include "controller/intake/clients.h"
 #include "controller/intake/query_table.h"
@@ -24,8 +25,9 @@ namespace abacus {
 
 class Replies {
  public:
-  Replies(zmq::socket_t* router, Region* region, QueryTable* table, TensorArena* arena, Clients* clients)
-      : router_(*router), region_(*region), table_(*table), arena_(*arena), clients_(*clients) {}
+  Replies(const LimitsConfig& limits, zmq::socket_t* router, Region* region, QueryTable* table, TensorArena* arena,
+          Clients* clients)
+      : limits_(limits), router_(*router), region_(*region), table_(*table), arena_(*arena), clients_(*clients) {}
 
   // Answers to what is no accepted query. Not sent while the table is full of answers that nobody reads.
   void Refuse(Peer* peer, uint64_t id, const std::string& model, const Rejection& why);
@@ -41,6 +43,8 @@ class Replies {
  private:
   // Empties reply_ for an answer that is no result.
   void Begin(uint64_t id);
+  // What the server takes, into reply_.
+  void StateLimits();
   // Sends reply_, which has no outputs, to the peer.
   void SendAnswer(Peer* peer);
   // Names the outputs of the query in reply_.
@@ -49,6 +53,7 @@ class Replies {
   void Send(uint32_t slot, const TensorLayout& layout);
   bool SendFrame(zmq::message_t* frame, bool more);
 
+  const LimitsConfig limits_;
   zmq::socket_t& router_;
   Region& region_;
   QueryTable& table_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "models/held_model.h"
 
 namespace abacus {
 namespace {
@@ -17,6 +18,12 @@ protocol::TensorDescription Describe(const TensorSpec& tensor) {
   if (tensor.range) {
     out.low = tensor.range->low;
     out.high = tensor.range->high;
+    out.range_to_sequence = tensor.range->to_sequence;
+  }
+  out.has_float_range = tensor.float_range.has_value();
+  if (tensor.float_range) {
+    out.float_low = tensor.float_range->low;
+    out.float_high = tensor.float_range->high;
   }
   return out;
 }
@@ -46,6 +53,11 @@ void ReportModels(const ServiceSet& services, protocol::Reply* reply) {
     model.batch_sizes = spec.batch_sizes;
     model.sequence_lengths = spec.sequence_lengths;
     model.qos_us = service->config.qos_ns / kNsPerUs;
+    model.batchable = spec.batchable;
+    if (spec.sequence_padding != SequencePadding::kHarmless) {
+      model.sequence_padding = SequencePaddingName(spec.sequence_padding);
+    }
+    if (service->held != nullptr) model.digest = service->held->digest();
     reply->models.push_back(std::move(model));
   }
 }

@@ -21,9 +21,11 @@ class WorkerProcess {
   WorkerProcess(const WorkerProcess&) = delete;
   WorkerProcess& operator=(const WorkerProcess&) = delete;
 
-  // `environment`: settings that it has beside ours. No signal is blocked in it. Only while none is alive.
+  // `environment`: settings that it has beside ours. `descriptors`: open files of ours that it gets, as
+  // kFirstHeldDescriptor (models/held_model.h) and the following. No signal is blocked in it. Only while none is alive.
   // kUnavailable: it cannot be run; the message says why.
-  Status Start(const std::vector<std::string>& command, const std::vector<std::string>& environment);
+  Status Start(const std::vector<std::string>& command, const std::vector<std::string>& environment,
+               const std::vector<int>& descriptors = {});
 
   // Until Reap has returned how it ended.
   bool alive() const { return pid_ > 0; }

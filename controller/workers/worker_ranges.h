@@ -16,8 +16,6 @@ struct WorkerRanges {
   std::vector<uint32_t> cuts;  // strictly ascending from 0 to `operators`
 };
 
-inline constexpr uint64_t kMaxSoloNs = 3'600'000'000'000;  // an hour: keeps sums of times far from overflow
-
 // One entry for each of the first `buckets` buckets. kInvalidArgument: the table is impossible; names the bucket.
 Result<std::vector<WorkerRanges>> ReadWorkerRanges(const WorkerSlot& slot, size_t buckets);
 

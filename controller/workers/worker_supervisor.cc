@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "controller/workers/device.h"
 #include "shm/doorbell.h"
 
 namespace abacus {
@@ -27,7 +28,25 @@ std::string DescribeExit(int exit_status) {
   return "exited with code " + std::to_string(WEXITSTATUS(exit_status));
 }
 
+// What a worker whose model would be refused the next time, too, reports while it loads.
+bool IsRefusal(StatusCode code) { return code == StatusCode::kInvalidArgument || code == StatusCode::kNotFound; }
+
+StatusCode CodeOf(const WorkerSlot& slot) {
+  const uint32_t code = slot.error_code.load(std::memory_order_relaxed);
+  return code < kStatusCodeNames.size() ? static_cast<StatusCode>(code) : StatusCode::kWorkerFailed;
+}
+
 }  // namespace
+
+WorkerSupervisor::Settings WorkerSupervisor::SettingsFor(const Config& config) {
+  const std::filesystem::path bin_dir = ProgramDirectory();
+  return {.worker = config.worker,
+          .name = config.server.name,
+          .log_level = config.server.log_level,
+          .spin_us = config.scheduler.spin_us,
+          .device = ResolveDevice(config.worker.device, bin_dir),
+          .bin_dir = bin_dir};
+}
 
 WorkerSupervisor::WorkerSupervisor(Settings settings, const ServiceSetPtr& services, Region* region,
                                    std::vector<std::unique_ptr<MpsDaemon>> daemons)
@@ -53,14 +72,24 @@ void WorkerSupervisor::TakeOver(const ServiceSet& services) {
 
 void WorkerSupervisor::StartAll() {
   for (Worker& worker : workers_) {
-    if (worker.service != nullptr) Spawn(worker);
+    if (worker.service != nullptr) StartService(worker);
   }
 }
 
 void WorkerSupervisor::Publish(const ServiceSetPtr& services) {
   TakeOver(*services);
   for (Worker& worker : workers_) {
-    if (worker.service != nullptr && worker.generation == 0 && !stopping_) Spawn(worker);
+    if (worker.service != nullptr && worker.generation == 0 && !stopping_) StartService(worker);
+  }
+}
+
+void WorkerSupervisor::StartService(Worker& worker) {
+  const Status& refusal = worker.service->refusal;
+  if (refusal.ok()) {
+    Spawn(worker);
+  } else {
+    worker.generation = 1;
+    StayDown(worker, refusal.code(), refusal.message());
   }
 }
 
@@ -96,6 +125,7 @@ std::vector<std::string> WorkerSupervisor::CommandLine(const Worker& worker) con
                                       "--log-level",
                                       settings_.log_level};
   if (config.gpu_timestamps) command.emplace_back("--gpu-timestamps");
+  if (service.held != nullptr) command.insert(command.end(), {"--digest", service.held->digest()});
   return command;
 }
 
@@ -103,18 +133,21 @@ void WorkerSupervisor::Spawn(Worker& worker) {
   const Service& service = *worker.service;
   ++worker.generation;
   worker.condemned.clear();
+  worker.refused = worker.measures = false;
   WorkerSlot& slot = region_->worker(service.worker);
   slot.service = service.id.value();
   slot.lane = service.lane.value();
   slot.generation.store(worker.generation, std::memory_order_relaxed);
   slot.bucket_count = static_cast<uint32_t>(service.config.spec.bucket_count());
   StoreText(slot.error, "");
+  slot.error_code.store(0, std::memory_order_relaxed);
   slot.heartbeat_ns.store(0, std::memory_order_relaxed);
   slot.state.store(static_cast<uint32_t>(WorkerState::kStarting), std::memory_order_release);
 
   const MpsDaemon* const daemon = DaemonOf(worker);
   const Status started =
-      worker.process.Start(CommandLine(worker), daemon != nullptr ? daemon->environment() : std::vector<std::string>());
+      worker.process.Start(CommandLine(worker), daemon != nullptr ? daemon->environment() : std::vector<std::string>(),
+                           service.held != nullptr ? service.held->descriptors() : std::vector<int>());
   if (!started.ok()) {
     LogError("{}", started.message());
     StoreText(slot.error, started.message());
@@ -153,12 +186,39 @@ bool WorkerSupervisor::Poll(int timeout_ms, int extra_fd) {
     if (worker.phase == Phase::kLoading) CheckLoaded(worker, now_ns);
     if (worker.phase == Phase::kWaiting && !stopping_ && now_ns >= worker.spawn_at_ns) Spawn(worker);
   }
+  GiveTurns(now_ns);
   return fds[kMaxWorkers + 1].revents != 0;
 }
 
+WorkerState WorkerSupervisor::StateOf(const Worker& worker) const {
+  return static_cast<WorkerState>(region_->worker(worker.service->worker).state.load(std::memory_order_acquire));
+}
+
+void WorkerSupervisor::GiveTurns(uint64_t now_ns) {
+  if (stopping_) return;
+  std::vector<MeasuringTurns::Loading> loading;
+  for (const Worker& worker : workers_) {
+    if (worker.service == nullptr || worker.phase != Phase::kLoading) continue;
+    const size_t device = settings_.device == DeviceKind::kCuda ? worker.service->lane.value() : 0;
+    loading.push_back({worker.ref(), device, StateOf(worker) == WorkerState::kAwaitsTurn});
+  }
+  Command measure;
+  measure.kind = Command::kMeasure;
+  for (const WorkerRef& next : turns_.Begin(loading, now_ns)) {
+    Worker& worker = workers_[next.id.value()];
+    WorkerSlot& slot = region_->worker(next.id);
+    worker.measures = true;
+    worker.load_deadline_ns = now_ns + settings_.worker.load_timeout_ns;
+    if (slot.commands.TryPush(measure)) {
+      Doorbell(&slot.command_bell).Ring();
+    } else {
+      Kill(worker, "does not take its turn to measure: its ring is damaged");
+    }
+  }
+}
+
 void WorkerSupervisor::CheckLoaded(Worker& worker, uint64_t now_ns) {
-  const auto state =
-      static_cast<WorkerState>(region_->worker(worker.service->worker).state.load(std::memory_order_acquire));
+  const WorkerState state = StateOf(worker);
   if (state == WorkerState::kLoaded) {
     if (const MpsDaemon* const daemon = DaemonOf(worker)) {
       const auto attached = daemon->IsClient(worker.process.pid());
@@ -172,6 +232,8 @@ void WorkerSupervisor::CheckLoaded(Worker& worker, uint64_t now_ns) {
     worker.phase = Phase::kServing;
     LogInfo("service {} is ready (worker pid {})", worker.name(), worker.process.pid());
     listener_->Post({WorkerEvent::kUp, worker.ref(), {}});
+  } else if (state == WorkerState::kAwaitsTurn && !worker.measures) {
+    return;  // for others, each of which has a deadline
   } else if (now_ns > worker.load_deadline_ns) {
     Kill(worker, "did not load its model within load_timeout_s");
   }
@@ -197,8 +259,9 @@ void WorkerSupervisor::Reap(Worker& worker) {
     why += worker.condemned + " and was ended";
   } else {
     why += DescribeExit(*exit_status);
-    if (static_cast<WorkerState>(slot.state.load(std::memory_order_acquire)) == WorkerState::kFailed) {
+    if (StateOf(worker) == WorkerState::kFailed) {
       why += ": " + LoadText(slot.error);
+      worker.refused = worker.phase == Phase::kLoading && IsRefusal(CodeOf(slot));
     }
   }
   if (!stopping_) LogError("{}", why);
@@ -209,27 +272,44 @@ void WorkerSupervisor::Reap(Worker& worker) {
 
 void WorkerSupervisor::Restart(Worker& worker, uint64_t now_ns) {
   const uint32_t most = settings_.worker.max_restarts_per_minute;
-  if (stopping_ || most == 0) {
+  const WorkerSlot& slot = region_->worker(worker.service->worker);
+  if (stopping_) {
     worker.phase = Phase::kStopped;
-    if (!stopping_) GiveUp(worker, worker.name() + " is down: its worker ended, and max_restarts_per_minute is 0");
+    return;
+  }
+  if (worker.refused) {
+    StayDown(worker, CodeOf(slot), LoadText(slot.error));
+    return;
+  }
+  if (most == 0) {
+    worker.phase = Phase::kStopped;
+    GiveUp(worker, StatusCode::kWorkerFailed,
+           worker.name() + " is down: its worker ended, and max_restarts_per_minute is 0");
     return;
   }
   worker.phase = Phase::kWaiting;
   worker.spawn_at_ns = worker.restarts.Next(now_ns, most);
   if (worker.spawn_at_ns > now_ns) {
-    const std::string last = LoadText(region_->worker(worker.service->worker).error);
-    GiveUp(worker, worker.name() + " is down: its worker ended " + std::to_string(worker.restarts.recent()) +
-                       " times within a minute; next try in " +
-                       std::to_string((worker.spawn_at_ns - now_ns) / kNsPerSecond) + " s" +
-                       (last.empty() ? "" : ". Last error: " + last));
+    const std::string last = LoadText(slot.error);
+    GiveUp(worker, StatusCode::kWorkerFailed,
+           worker.name() + " is down: its worker ended " + std::to_string(worker.restarts.recent()) +
+               " times within a minute; next try in " + std::to_string((worker.spawn_at_ns - now_ns) / kNsPerSecond) +
+               " s" + (last.empty() ? "" : ". Last error: " + last));
   }
   BumpOwned(region_->service(worker.service->id).stats.restarts);
 }
 
-void WorkerSupervisor::GiveUp(Worker& worker, const std::string& why) {
+void WorkerSupervisor::StayDown(Worker& worker, StatusCode code, const std::string& reason) {
+  worker.phase = Phase::kStopped;
+  GiveUp(worker, code,
+         worker.name() + " is down; once its model is mended (exported again), restart the controller: " + reason);
+}
+
+void WorkerSupervisor::GiveUp(Worker& worker, StatusCode code, const std::string& why) {
   LogError("{}", why);
   WorkerSlot& slot = region_->worker(worker.service->worker);
   StoreText(slot.error, why);
+  slot.error_code.store(static_cast<uint32_t>(code), std::memory_order_relaxed);
   slot.state.store(static_cast<uint32_t>(WorkerState::kFailed), std::memory_order_release);
   listener_->Post({WorkerEvent::kGaveUp, worker.ref(), why});
 }

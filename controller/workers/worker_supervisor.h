@@ -7,7 +7,11 @@
 // Every process that holds the slot is another generation of it. An order about another generation than the one that
 // holds the slot now is ignored: it came too late, and must not reach the successor.
 // A worker that exits more than max_restarts_per_minute times within a minute stays down until the minute has passed;
-// its service answers WORKER_FAILED meanwhile, and the other services do not notice.
+// its service answers WORKER_FAILED meanwhile, and the other services do not notice. One whose model is refused
+// (INVALID_ARGUMENT or NOT_FOUND while it loads, or a Service with a refusal) would be refused again: it stays down.
+//
+// Workers load at the same time, and measure in turns (measuring_turns.h): a loaded model waits in kAwaitsTurn for
+// kMeasure. Until then its load_timeout_s does not run.
 //
 // With CUDA MPS a worker serves only once its lane's daemon lists it as a client, and terminate_client precedes
 // SIGKILL.
@@ -26,6 +30,7 @@
 #include "base/mailbox.h"
 #include "base/waker.h"
 #include "controller/config/service_set.h"
+#include "controller/workers/measuring_turns.h"
 #include "controller/workers/mps_daemon.h"
 #include "controller/workers/restart_limit.h"
 #include "controller/workers/worker_events.h"
@@ -43,7 +48,12 @@ class WorkerSupervisor : public WorkerControl {
     uint32_t spin_us = 0;
     DeviceKind device = DeviceKind::kCpu;  // what auto was resolved to
     std::filesystem::path bin_dir;         // holds the worker programs
+
+    // Workers run models, so they need the model files.
+    bool needs_model_files() const { return device != DeviceKind::kFake; }
   };
+  // For the services of a configuration: their device is decided here, and their programs lie beside the running one.
+  static Settings SettingsFor(const Config& config);
 
   // `daemons`: one per lane (FindMpsDaemons). They are asked where the device is kCuda and worker.mps is set, and may
   // be missing otherwise. Writes the names of lanes and services into the region.
@@ -71,7 +81,7 @@ class WorkerSupervisor : public WorkerControl {
  private:
   enum class Phase : uint8_t {
     kWaiting,  // to be spawned at spawn_at_ns
-    kLoading,  // spawned; must be loaded by load_deadline_ns
+    kLoading,  // spawned; must be loaded by load_deadline_ns, unless it awaits its turn
     kServing,
     kReleasing,  // dead; the scheduler still holds its slot
     kStopped,    // not to be restarted
@@ -83,7 +93,9 @@ class WorkerSupervisor : public WorkerControl {
     WorkerProcess process;
     uint64_t spawn_at_ns = 0;
     uint64_t load_deadline_ns = 0;
+    bool measures = false;  // was given its turn
     std::string condemned;  // why it was killed, if it was
+    bool refused = false;   // its model cannot be served: a next one would fail in the same way
     RestartLimit restarts;
 
     WorkerRef ref() const { return {service->worker, generation}; }
@@ -99,12 +111,17 @@ class WorkerSupervisor : public WorkerControl {
   // The daemon that the worker must be a client of; null: none.
   const MpsDaemon* DaemonOf(const Worker& worker) const;
   std::vector<std::string> CommandLine(const Worker& worker) const;
+  // Spawns its first process, or says why there is nothing to spawn.
+  void StartService(Worker& worker);
   void Spawn(Worker& worker);
+  WorkerState StateOf(const Worker& worker) const;
   void CheckLoaded(Worker& worker, uint64_t now_ns);
+  void GiveTurns(uint64_t now_ns);
   void Reap(Worker& worker);
   void Restart(Worker& worker, uint64_t now_ns);
-  // Tells clients, status and log that the service stays down.
-  void GiveUp(Worker& worker, const std::string& why);
+  // Tells clients, status and log that the service stays down: for now, or for good.
+  void GiveUp(Worker& worker, StatusCode code, const std::string& why);
+  void StayDown(Worker& worker, StatusCode code, const std::string& reason);
   void Kill(Worker& worker, const std::string& why);
   void HandleOrders();
   bool PollUntilAllEnded(uint64_t timeout_ns);
@@ -114,6 +131,7 @@ class WorkerSupervisor : public WorkerControl {
   const std::vector<std::unique_ptr<MpsDaemon>> daemons_;  // by LaneId
   WorkerListener* listener_ = nullptr;
   std::array<Worker, kMaxWorkers> workers_;  // by WorkerId
+  MeasuringTurns turns_;
   bool stopping_ = false;
 
   Waker waker_;

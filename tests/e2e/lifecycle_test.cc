@@ -207,7 +207,7 @@ std::vector<std::string> Strangers(const std::set<std::string>& libraries) {
       "librt",     "libresolv",      "libgcc_s",         "libstdc++",   "libspdlog",      "libfmt",     "libzmq",
       "libsodium", "libpgm",         "libnorm",          "libprotokit", "libbsd",         "libmd",      "libunwind",
       "liblzma",   "libgssapi_krb5", "libkrb5",          "libk5crypto", "libkrb5support", "libcom_err", "libkeyutils",
-      "libasan",   "liblsan",        "libtsan",          "libubsan"};
+      "libcrypto", "libasan",        "liblsan",          "libtsan",     "libubsan"};
   std::vector<std::string> strangers;
   for (const std::string& library : libraries) {
     std::string stem = library.substr(0, library.find(".so"));  // libpgm-5.3.so.0 -> libpgm

@@ -1,6 +1,9 @@
 // Workers that die, fail, hang or cannot load.
 #include <signal.h>
 
+#include <fstream>
+#include <regex>
+
 #include "base/clock.h"
 #include "tests/e2e/harness.h"
 
@@ -29,6 +32,43 @@ TEST(Workers, ADeadOneFailsItsQueryIsReplacedAndTheOthersGoOn) {
   EXPECT_TRUE(Echoes(client->Infer(next), next)) << "the first query after the restart";
   EXPECT_NE(controller.worker_pid(0), victim);
   EXPECT_EQ(controller.stats(0).restarts.load(), 1u);
+}
+
+// Of a larger model with the outputs under other names.
+TEST(Workers, ADescriptionThatChangesUnderARunningControllerChangesNothing) {
+  const ControllerProcess::Options options = FakeServices("free");
+  ControllerProcess controller(options);
+  ASSERT_EQ(controller.error(), "");
+  const auto client = ConnectTo(controller.tcp());
+  std::string other = options.files.at("image.toml");
+  for (int i = 0; i < 2; ++i) Replace("\"batch\", 1000", "\"batch\" , 2000", &other);
+  Replace("\"y\"", "\"z\"", &other);
+  for (const std::string& content : {other, std::string("nonsense")}) {
+    std::ofstream(controller.directory() / "image.toml") << content;  // in place
+    const uint32_t generation = controller.slot(0).generation.load();
+    kill(controller.worker_pid(0), SIGKILL);
+    ASSERT_TRUE(Eventually(kPatienceMs, [&] { return controller.slot(0).generation.load() > generation; }));
+    const InferRequest request = ImageQuery(generation, 2);
+    const auto reply = client->Infer(request);
+    EXPECT_TRUE(Echoes(reply, request));
+    ASSERT_EQ(reply->outputs.size(), 1u);
+    EXPECT_EQ(reply->outputs[0].name, "y");
+  }
+}
+
+TEST(Workers, NobodyMeasuresWhileAnotherOneLoads) {
+  ControllerProcess::Options options = FakeServices("free");
+  options.files["image.toml"] += "load_us = 1000000\n";
+  ControllerProcess controller(options);
+  ASSERT_EQ(controller.error(), "");
+  const std::string log = controller.Log();
+  std::smatch waited;
+  ASSERT_TRUE(std::regex_search(log, waited, std::regex("text: loaded in .* s on fake \\(([0-9.]+) s of it waiting")))
+      << log;
+  EXPECT_GT(std::stod(waited[1]), 0.5) << "for image, which loads for a second";
+  EXPECT_EQ(LoadText(controller.slot(0).measured_digest).size(), 64u);
+  EXPECT_NE(LoadText(controller.slot(0).measured_digest), LoadText(controller.slot(1).measured_digest));
+  EXPECT_EQ(LoadText(controller.slot(0).structure).size(), 64u);
 }
 
 TEST(Workers, AQueryThatKillsOrFailsTakesNobodyWithIt) {

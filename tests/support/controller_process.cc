@@ -158,11 +158,7 @@ bool ControllerProcess::WaitReady(int timeout_s) {
   return Eventually(timeout_s * 1000,
                     [&] {
                       if (!running()) return true;
-                      if (!region_) {
-                        auto opened = Region::Open(name_, Region::Access::kReadWrite, 0);
-                        if (!opened || (*opened)->header().owner_pid != pid_) return false;
-                        region_ = std::move(*opened);
-                      }
+                      if (!Attach()) return false;
                       for (size_t i = 0; i < region_->service_count(); ++i) {
                         const auto state = static_cast<WorkerState>(slot(i).state.load());
                         if (state != WorkerState::kServing) return false;
@@ -170,6 +166,21 @@ bool ControllerProcess::WaitReady(int timeout_s) {
                       return true;
                     }) &&
          running();
+}
+
+bool ControllerProcess::WaitState(size_t service, WorkerState state, int timeout_s) {
+  return Eventually(timeout_s * 1000, [&] {
+    return running() && Attach() && service < region_->service_count() &&
+           slot(service).state.load(std::memory_order_acquire) == static_cast<uint32_t>(state);
+  });
+}
+
+bool ControllerProcess::Attach() {
+  if (region_) return true;
+  auto opened = Region::Open(name_, Region::Access::kReadWrite, 0);
+  if (!opened || (*opened)->header().owner_pid != pid_) return false;
+  region_ = std::move(*opened);
+  return true;
 }
 
 WorkerSlot& ControllerProcess::slot(size_t service) {

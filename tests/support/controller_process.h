@@ -59,6 +59,8 @@ class ControllerProcess {
   // Waits for the process to end; its exit code, 128 + signal, or -1 when it still runs after the limit.
   int WaitExit(int timeout_s);
   bool WaitReady(int timeout_s);
+  // Waits until a service is in this state; also where the others may never be ready.
+  bool WaitState(size_t service, WorkerState state, int timeout_s);
   // Starts it again after it has ended, as before; true when it is ready.
   bool StartAgain();
   // What is wrong with how it ended, and the log that tells more; empty: nothing. After WaitExit.
@@ -66,6 +68,7 @@ class ControllerProcess {
 
  private:
   void Start();
+  bool Attach();
 
   const Options options_;
   std::filesystem::path directory_;

@@ -206,6 +206,7 @@ TEST(MutatedConfigTest, StringsAreChecked) {
       {3, "listen = ['tcp://h:-1']", "server.listen", "tcp://HOST:PORT"},
       {3, "listen = ['tcp://h:1x']", "server.listen", "tcp://HOST:PORT"},
       {3, "listen = ['tcp://h h:1']", "server.listen", "tcp://HOST:PORT"},
+      {3, "listen = ['tcp://::1:5570']", "server.listen", "an IPv6 address in brackets"},
       {3, "listen = ['tcp://h:1', 'tcp://h:1']", "server.listen", "stands twice"},
       {7, "log_level = 'verbose'", "server.log_level", "\"trace\", \"debug\", \"info\", \"warn\", \"error\""},
       {18, "policy = 'fcsf'", "scheduler.policy", "did you mean \"fcfs\"?"},
@@ -316,6 +317,90 @@ TEST(OverrideTest, ReplaceAndAddSettings) {
   EXPECT_EQ(config->services[0].qos_ns, 500'000u);
 }
 
+uint64_t DurationIn(const Config& config, const std::string& name) {
+  if (name == "drain_timeout") return config.server.drain_timeout_ns;
+  if (name == "lead") return config.scheduler.lead_us * uint64_t{1'000};
+  if (name == "spin") return config.scheduler.spin_us * uint64_t{1'000};
+  if (name == "load_timeout") return config.worker.load_timeout_ns;
+  if (name == "round_timeout") return config.worker.round_timeout_ns;
+  return config.services[0].qos_ns;
+}
+
+struct DurationCase {
+  size_t line;
+  std::string section;
+  std::string name;
+  std::string unit;
+  std::string too_long;
+};
+const std::vector<DurationCase>& DurationCases() {
+  static const std::vector<DurationCase> cases = {
+      {8, "server", "drain_timeout", "ms", "3601s"},    {22, "scheduler", "lead", "us", "100.001ms"},
+      {25, "scheduler", "spin", "us", "1.000001s"},     {30, "worker", "load_timeout", "s", "24.1h"},
+      {31, "worker", "round_timeout", "ms", "60.1min"}, {39, "service[0]", "qos", "ms", "61min"},
+  };
+  return cases;
+}
+
+TEST(DurationConfigTest, EveryDurationIsATextWithItsUnitUnderEitherKey) {
+  for (const DurationCase& c : DurationCases()) {
+    for (const std::string& key : {c.name, c.name + "_" + c.unit}) {
+      const Result<Config> config = Parse(WithLine(c.line, key + " = '52ms'"));
+      if (c.name == "load_timeout") {
+        EXPECT_FALSE(config) << "below its bound of 100ms";
+        continue;
+      }
+      ASSERT_TRUE(config) << config.error().message();
+      EXPECT_EQ(DurationIn(*config, c.name), 52'000'000u) << key;
+      ExpectRefused({{c.line, key + " = '" + c.too_long + "'", c.section + "." + key, "must be a "}});
+      ExpectRefused({{c.line, key + " = '52'", c.section + "." + key, "one of ns, us, ms, s, min, h"}});
+    }
+    ExpectRefused({{c.line, c.name + " = 52", c.section + "." + c.name, "must be a duration from "}});
+    const std::string both = c.name + "_" + c.unit + " = 60\n" + c.name + " = '60s'";
+    ExpectRefused({{c.line, both, c.section + "." + c.name + "_" + c.unit, "means the same as"}});
+  }
+}
+
+TEST(DurationConfigTest, TheCommandLineReplacesEitherSpelling) {
+  for (const DurationCase& c : DurationCases()) {
+    const std::string target = c.section == "service[0]" ? "service.text" : c.section;
+    const std::string number = c.unit == "us" ? "99000" : c.unit == "ms" ? "99" : "0.099";
+    for (const std::string& file_key : {c.name, c.name + "_" + c.unit}) {
+      const std::string text = WithLine(c.line, file_key + " = '100ms'");
+      const bool seconds = c.unit == "s";  // no less than 100ms
+      for (const std::string& setting :
+           {c.name + "=" + (seconds ? "0.1s" : "99ms"), c.name + "_" + c.unit + "=" + (seconds ? "0.1" : number)}) {
+        const Result<Config> config = Parse(text, {target + "." + setting});
+        ASSERT_TRUE(config) << setting << ": " << config.error().message();
+        EXPECT_EQ(DurationIn(*config, c.name), seconds ? 100'000'000u : 99'000'000u) << setting;
+      }
+    }
+  }
+  const Result<Config> last = Parse(kText, {"service.text.qos=5ms", "service.text.qos_ms=6", "service.text.qos=7ms"});
+  ASSERT_TRUE(last) << last.error().message();
+  EXPECT_EQ(last->services[0].qos_ns, 7'000'000u);
+}
+
+TEST(DurationConfigTest, SpinAutoIsTheDefault) {
+  for (const char* line : {"spin = 'auto'", "spin_us = -1", ""}) {
+    const Result<Config> config = Parse(WithLine(25, line));
+    ASSERT_TRUE(config) << config.error().message();
+    EXPECT_THAT(config->scheduler.spin_us, AnyOf(0u, 50u));
+  }
+  EXPECT_EQ(Parse(WithLine(25, "spin = '0s'"))->scheduler.spin_us, 0u);
+  ExpectRefused({{22, "lead = '1500ns'", "scheduler.lead", "in steps of 1us"},
+                 {22, "lead_us = 1.5", "scheduler.lead_us", "in steps of 1us"},
+                 {22, "lead = 'auto'", "scheduler.lead", "must be a duration"}});
+}
+
+TEST(OverrideTest, AServiceKeyWithoutANameIsForEveryService) {
+  const Result<Config> config = Parse(kText, {"service.qos=50ms", "service.image.queue_limit=3"});
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config->services[0].qos_ns, 50'000'000u);
+  EXPECT_EQ(config->services[1].qos_ns, 50'000'000u);
+  EXPECT_EQ(config->services[0].queue_limit, 17u);
+}
+
 TEST(OverrideTest, AddsAMissingSectionAndTakesTomlValues) {
   const Result<Config> config = Parse("[[service]]\nname = 'x.y'\nmodel = 'fake/fake-text.toml'",
                                       {"server.listen=[]", "scheduler.policy=\"edf\"", "service.x.y.queue_limit=5"});
@@ -347,13 +432,17 @@ TEST(OverrideTest, ErrorsNameTheSetting) {
       {".policy=edf", "must be section.key=value"},
       {"scheduler.=edf", "must be section.key=value"},
       {"scheduler.x.policy=edf", "must be section.key=value"},
-      {"service.qos_ms=5", "must be section.key=value or service.NAME.key=value"},
+      {"service.=5", "must be section.key=value, service.NAME.key=value or service.key=value"},
       {"", "must be section.key=value"},
       {"service.nobody.qos_ms=5", "there is no service \"nobody\""},
       {"scheduler.policy=fcsf", "did you mean \"fcfs\"?"},
       {"scheduler.polcy=fcfs", "did you mean \"policy\"?"},
       {"schedular.policy=fcfs", "did you mean \"scheduler\"?"},
-      {"scheduler.spin_us=nan", "must be an integer"},
+      {"scheduler.spin_us=nan", "must be a number of us from 0 to 1000000, -1 for \"auto\""},
+      {"scheduler.spin=50", "must be a duration from 0s to 1s"},
+      {"service.text.qos=2h", "must be a duration from 1us to 1h"},
+      {"service.text.qos_ms=5m", "a number and one of ns, us, ms, s, min, h"},
+      {"service.name=image", "already the name of another service"},
       {"server.io_threads=", "neither TOML nor a bare word"},
       {"server.name=two words", "neither TOML nor a bare word"},
       {"server.name=x\nipc = true", "must be section.key=value"},
@@ -409,7 +498,7 @@ TEST(ShippedConfigTest, DefaultShowsEveryKeyWithItsDefault) {
     const size_t end = kText.find('\n', begin);
     const std::string line(kText.substr(begin, end - begin));
     begin = end + 1;
-    const std::string needle = line.starts_with("[") ? line : line.substr(0, line.find(' ')) + " = ";
+    const std::string needle = line.starts_with("[") ? line : CanonicalKey(line.substr(0, line.find(' '))) + " = ";
     // A key whose default is no value stands in a comment.
     EXPECT_THAT(text, AnyOf(HasSubstr("\n" + needle), HasSubstr("\n# " + needle)))
         << "configs/default.toml must explain it";

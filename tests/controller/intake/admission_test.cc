@@ -28,13 +28,22 @@ class AdmissionTest : public testing::Test {
     }
     for (auto& bytes : storage_) payloads_.emplace_back(bytes);
   }
-  std::string RejectedField(const ModelSpec& spec) {
+  Rejection Rejected(const ModelSpec& spec) {
     Admitted admitted;
     const auto result = Admit(spec, request_, payloads_, &admitted);
-    if (result) return "admitted";
+    if (result) return {StatusCode::kOk, "admitted", "admitted"};
     EXPECT_EQ(result.error().code, StatusCode::kInvalidArgument);
     EXPECT_FALSE(result.error().message.empty());
-    return result.error().field;
+    return result.error();
+  }
+  std::string RejectedField(const ModelSpec& spec) { return Rejected(spec).field; }
+  std::string RejectedMessage(const ModelSpec& spec) { return Rejected(spec).message; }
+  // Gives one tensor with these elements.
+  template <class T>
+  void GiveValues(const std::string& name, DType dtype, const Shape& shape, const std::vector<T>& values) {
+    Give({{name, dtype, shape}});
+    ASSERT_EQ(storage_[0].size(), values.size() * sizeof(T));
+    std::memcpy(storage_[0].data(), values.data(), storage_[0].size());
   }
 
   const ModelSpec image_ = test::ImageSpec();
@@ -104,7 +113,108 @@ TEST_F(AdmissionTest, ValuesMustBeInRange) {
   }
 }
 
-TEST_F(AdmissionTest, FloatsPassThroughUnchecked) {
+TEST_F(AdmissionTest, RowsThatDependOnEachOtherTakeExactBatches) {
+  ModelSpec stats = test::ImageSpec();
+  stats.name = "stats";
+  stats.batch_sizes = {2, 4};
+  stats.batchable = false;
+  for (const int64_t rows : {1, 3, 5}) {
+    Give({{"x", DType::kFloat32, {rows, 4}}});
+    EXPECT_EQ(RejectedField(stats), "inputs") << rows;
+    EXPECT_EQ(RejectedMessage(stats), "batch " + std::to_string(rows) +
+                                          ": rows of a batch of stats depend on each other, so only batches of 2, 4 "
+                                          "are served");
+  }
+  for (const int64_t rows : {2, 4}) {
+    Give({{"x", DType::kFloat32, {rows, 4}}});
+    EXPECT_EQ(RejectedField(stats), "admitted") << rows;
+  }
+  stats.batchable = true;
+  Give({{"x", DType::kFloat32, {3, 4}}});
+  EXPECT_EQ(RejectedField(stats), "admitted") << "padded to 4";
+}
+
+TEST_F(AdmissionTest, SequencesThatPaddingWouldChangeTakeExactLengths) {
+  ModelSpec pool = test::TextSpec();
+  pool.name = "mean-pool";
+  pool.sequence_lengths = {8, 16};
+  pool.sequence_padding = SequencePadding::kExact;
+  for (const int64_t length : {1, 5, 9, 17}) {
+    Give({{"ids", DType::kInt64, {1, length}}});
+    EXPECT_EQ(RejectedField(pool), "inputs") << length;
+    EXPECT_EQ(RejectedMessage(pool), "sequence " + std::to_string(length) +
+                                         ": padding would change the answers of mean-pool; served lengths are 8, 16");
+  }
+  for (const int64_t length : {8, 16}) {
+    Give({{"ids", DType::kInt64, {1, length}}});
+    EXPECT_EQ(RejectedField(pool), "admitted") << length;
+  }
+  for (const SequencePadding padded : {SequencePadding::kHarmless, SequencePadding::kAllowed}) {
+    pool.sequence_padding = padded;
+    Give({{"ids", DType::kInt64, {1, 5}}});
+    EXPECT_EQ(RejectedField(pool), "admitted");
+  }
+}
+
+TEST_F(AdmissionTest, SyntheticQueriesTakeExactSizesToo) {
+  ModelSpec spec = test::TextSpec();
+  spec.batch_sizes = {2, 4};
+  spec.batchable = false;
+  spec.sequence_padding = SequencePadding::kExact;
+  request_.synthetic = true;
+  const auto rejected = [&](uint32_t batch, uint32_t sequence) {
+    request_.batch = batch;
+    request_.sequence = sequence;
+    return RejectedField(spec);
+  };
+  EXPECT_EQ(rejected(3, 8), "synthetic.batch");
+  EXPECT_EQ(rejected(2, 5), "synthetic.sequence");
+  EXPECT_EQ(rejected(2, 8), "admitted");
+}
+
+TEST_F(AdmissionTest, FloatsOfADeclaredRangeStayInside) {
+  ModelSpec spec = test::ImageSpec();
+  spec.inputs[0].float_range = FloatRange{0.01, 1.0};
+  const auto message = [&](float value) {
+    GiveValues<float>("x", DType::kFloat32, {1, 4}, {0.5f, 0.01f, value, 1.0f});
+    return RejectedMessage(spec);
+  };
+  EXPECT_EQ(message(0.5f), "admitted");
+  EXPECT_EQ(message(0.0f), "x[2] is 0, allowed are 0.01 to 1");
+  EXPECT_EQ(message(-0.25f), "x[2] is -0.25, allowed are 0.01 to 1");
+  EXPECT_EQ(message(1.1f), "x[2] is 1.1, allowed are 0.01 to 1");
+  EXPECT_EQ(message(std::numeric_limits<float>::quiet_NaN()), "x[2] is nan, allowed are 0.01 to 1");
+  EXPECT_EQ(message(std::numeric_limits<float>::infinity()), "x[2] is inf, allowed are 0.01 to 1");
+  EXPECT_EQ(RejectedField(spec), "inputs[0]");
+}
+
+TEST_F(AdmissionTest, ARangeMayEndAtTheQuerysOwnSequence) {
+  ModelSpec spec = test::TextSpec();
+  spec.inputs.push_back({"lengths", DType::kInt64, Shape{kBatchDim}, IntRange{1, 8, /*to_sequence=*/true}, 0});
+  const auto message = [&](int64_t sequence, int64_t length) {
+    Give({{"ids", DType::kInt64, {1, sequence}}, {"lengths", DType::kInt64, {1}}});
+    std::memcpy(storage_[1].data(), &length, sizeof(length));
+    return RejectedMessage(spec);
+  };
+  EXPECT_EQ(message(5, 1), "admitted");
+  EXPECT_EQ(message(5, 5), "admitted");
+  EXPECT_EQ(message(5, 6), "lengths[0] is 6, allowed are 1 to 5, the length of this query's sequence")
+      << "the longest bucket would have held it";
+  EXPECT_EQ(message(8, 6), "admitted");
+  EXPECT_EQ(message(5, 0), "lengths[0] is 0, allowed are 1 to 5, the length of this query's sequence");
+  EXPECT_EQ(RejectedField(spec), "inputs[1]");
+}
+
+TEST_F(AdmissionTest, ABooleanIsZeroOrOne) {
+  ModelSpec spec = test::ImageSpec();
+  spec.inputs[0].dtype = DType::kBool;
+  GiveValues<uint8_t>("x", DType::kBool, {1, 4}, {0, 1, 1, 0});
+  EXPECT_EQ(RejectedField(spec), "admitted");
+  GiveValues<uint8_t>("x", DType::kBool, {1, 4}, {0, 1, 2, 0});
+  EXPECT_EQ(RejectedMessage(spec), "x[2] is 2, allowed are 0 to 1");
+}
+
+TEST_F(AdmissionTest, FloatsWithoutARangePassUnchecked) {
   Give({{"x", DType::kFloat32, {1, 4}}});
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::memcpy(storage_[0].data(), &nan, sizeof(nan));

@@ -35,17 +35,27 @@ class ClientsTest : public testing::Test {
   std::unique_ptr<Clients> clients_;
 };
 
-TEST_F(ClientsTest, AreToldApartByIdentity) {
-  Peer* a = clients_->PeerOf("a");
-  EXPECT_EQ(clients_->PeerOf("a"), a);
-  EXPECT_NE(clients_->PeerOf("b"), a);
-  EXPECT_EQ(a->identity, "a");
+TEST_F(ClientsTest, AreToldApartByConnection) {
+  Peer* first = clients_->PeerOf(1, "name");
+  EXPECT_EQ(clients_->PeerOf(1, "name"), first);
+  Peer* second = clients_->PeerOf(2, "name");
+  EXPECT_NE(second, first) << "a client that connected again, or another one that bears its name";
+  EXPECT_EQ(first->identity, "name");
+  EXPECT_EQ(second->identity, "name");
   EXPECT_EQ(clients_->size(), 2u);
 }
 
+TEST_F(ClientsTest, OneThatConnectsAgainBeginsAnew) {
+  Peer* before = clients_->PeerOf(1, "name");
+  Accept(before, 7);
+  Accept(before, 8);
+  Peer* after = clients_->PeerOf(2, "name");
+  EXPECT_EQ(Quota(*after, 7), StatusCode::kOk) << "ids and quotas are the connection's";
+}
+
 TEST_F(ClientsTest, EachHasAQuotaOfQueriesUntilItsRepliesHaveLeft) {
-  Peer* a = clients_->PeerOf("a");
-  Peer* b = clients_->PeerOf("b");
+  Peer* a = clients_->PeerOf(1, "a");
+  Peer* b = clients_->PeerOf(2, "b");
   const uint32_t first = Accept(a, 1);
   Accept(a, 2);
   EXPECT_EQ(Quota(*a, 3), StatusCode::kOverloaded);
@@ -57,7 +67,7 @@ TEST_F(ClientsTest, EachHasAQuotaOfQueriesUntilItsRepliesHaveLeft) {
 }
 
 TEST_F(ClientsTest, EachHasAQuotaOfBytes) {
-  Peer* a = clients_->PeerOf("a");
+  Peer* a = clients_->PeerOf(1, "a");
   const uint32_t slot = Accept(a, 1, 8192);
   EXPECT_EQ(Quota(*a, 2, 10'000 - 8192), StatusCode::kOk);
   EXPECT_EQ(Quota(*a, 2, 10'000 - 8191), StatusCode::kOverloaded);
@@ -67,27 +77,27 @@ TEST_F(ClientsTest, EachHasAQuotaOfBytes) {
 }
 
 TEST_F(ClientsTest, ShareAQuotaOfQueries) {
-  Accept(clients_->PeerOf("a"), 1);
-  Accept(clients_->PeerOf("b"), 1);
-  EXPECT_EQ(Quota(*clients_->PeerOf("c"), 1), StatusCode::kOk);
-  Accept(clients_->PeerOf("c"), 1);
-  EXPECT_EQ(Quota(*clients_->PeerOf("d"), 1), StatusCode::kOverloaded);
+  Accept(clients_->PeerOf(1, "a"), 1);
+  Accept(clients_->PeerOf(2, "b"), 1);
+  EXPECT_EQ(Quota(*clients_->PeerOf(3, "c"), 1), StatusCode::kOk);
+  Accept(clients_->PeerOf(3, "c"), 1);
+  EXPECT_EQ(Quota(*clients_->PeerOf(4, "d"), 1), StatusCode::kOverloaded);
 }
 
 TEST_F(ClientsTest, AnIdIsFreeOnceItsReplyIsOnItsWay) {
-  Peer* a = clients_->PeerOf("a");
+  Peer* a = clients_->PeerOf(1, "a");
   const uint32_t slot = Accept(a, 7);
   const auto again = clients_->CheckQuota(*a, 7, 0);
   ASSERT_FALSE(again);
   EXPECT_EQ(again.error().code, StatusCode::kInvalidArgument);
   EXPECT_EQ(again.error().field, "id");
-  EXPECT_EQ(Quota(*clients_->PeerOf("b"), 7), StatusCode::kOk) << "ids are each client's own";
+  EXPECT_EQ(Quota(*clients_->PeerOf(2, "b"), 7), StatusCode::kOk) << "ids are each client's own";
   clients_->Answered(slot);
   EXPECT_EQ(Quota(*a, 7), StatusCode::kOk);
 }
 
 TEST_F(ClientsTest, OneThatReadsNothingIsCutOff) {
-  Peer* a = clients_->PeerOf("a");
+  Peer* a = clients_->PeerOf(1, "a");
   std::vector<uint32_t> slots;
   for (int i = 0; i < 4; ++i) {
     EXPECT_FALSE(clients_->CutOff(*a)) << i;
@@ -101,16 +111,16 @@ TEST_F(ClientsTest, OneThatReadsNothingIsCutOff) {
 
 TEST_F(ClientsTest, HoldNoMoreSlotsThanThereAre) {
   std::vector<uint32_t> slots;
-  while (const auto slot = clients_->Hold(clients_->PeerOf("p" + std::to_string(slots.size())))) slots.push_back(*slot);
+  while (const auto slot = clients_->Hold(clients_->PeerOf(slots.size() + 1, "p"))) slots.push_back(*slot);
   EXPECT_EQ(slots.size(), table_.capacity());
   EXPECT_EQ(clients_->in_use(), table_.capacity());
-  EXPECT_EQ(clients_->PeerOf("late")->held, 0u);
+  EXPECT_EQ(clients_->PeerOf(99, "late")->held, 0u);
   for (const uint32_t slot : slots) clients_->Release(slot);
   EXPECT_EQ(clients_->in_use(), 0u);
 }
 
 TEST_F(ClientsTest, AReleasedSlotForgetsItsQuery) {
-  const uint32_t slot = Accept(clients_->PeerOf("a"), 1, 4096);
+  const uint32_t slot = Accept(clients_->PeerOf(1, "a"), 1, 4096);
   EXPECT_EQ(service_.use_count(), 2);
   clients_->Release(slot);
   EXPECT_EQ(service_.use_count(), 1) << "a service that was replaced must not live on in a free slot";
@@ -119,14 +129,12 @@ TEST_F(ClientsTest, AReleasedSlotForgetsItsQuery) {
 }
 
 TEST_F(ClientsTest, ASweepForgetsThoseThatHoldNothing) {
-  Peer* busy = clients_->PeerOf("busy");
-  clients_->PeerOf("idle");
-  busy->fd = 5;
+  Peer* busy = clients_->PeerOf(5, "busy");
+  clients_->PeerOf(6, "idle");
   const uint32_t slot = Accept(busy, 1);
   clients_->Sweep();
   EXPECT_EQ(clients_->size(), 1u);
-  EXPECT_EQ(clients_->PeerOf("busy"), busy);
-  EXPECT_EQ(busy->fd, -1) << "asked for again: it may have connected again";
+  EXPECT_EQ(clients_->PeerOf(5, "busy"), busy);
   clients_->Release(slot);
   clients_->Sweep();
   EXPECT_EQ(clients_->size(), 0u);

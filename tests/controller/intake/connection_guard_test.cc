@@ -52,11 +52,12 @@ class RawConnection {
     return SendBytes(greeting + '\x04' + static_cast<char>(ready.size()) + ready) && Await("READY");
   }
   // One frame of 64 KiB with the flag that says more frames follow.
-  bool SendUnfinished() {
-    std::string frame = "\x03";  // more, long
-    for (int shift = 56; shift >= 0; shift -= 8) frame.push_back(static_cast<char>(uint64_t{64 * 1024} >> shift));
-    frame.append(64 * 1024, 'x');
-    return SendBytes(frame);
+  bool SendUnfinished() { return Announce(64 * 1024) && SendBytes(std::string(64 * 1024, 'x')); }
+  // The head of a frame, with that flag.
+  bool Announce(uint64_t bytes) {
+    std::string head = "\x03";  // more, long
+    for (int shift = 56; shift >= 0; shift -= 8) head.push_back(static_cast<char>(bytes >> shift));
+    return SendBytes(head);
   }
   // Whether the other side closes the connection, now or soon.
   bool Closes() {
@@ -134,7 +135,7 @@ class ConnectionGuardTest : public testing::Test {
 };
 
 TEST_F(ConnectionGuardTest, WatchesFromAcceptanceToTheEnd) {
-  Start({kMiB, kUnlimited, 10});
+  Start({kMiB, kUnlimited, 10, kUnlimited});
   EXPECT_FALSE(guard_->watching());
   {
     const RawConnection connection(endpoint_);
@@ -146,7 +147,7 @@ TEST_F(ConnectionGuardTest, WatchesFromAcceptanceToTheEnd) {
 }
 
 TEST_F(ConnectionGuardTest, CutsOffAMessageWithoutEnd) {
-  Start({kMiB, kUnlimited, 10});
+  Start({kMiB, kUnlimited, 10, kUnlimited});
   RawConnection hostile(endpoint_), idle(endpoint_);
   ASSERT_TRUE(hostile.Greet() && idle.Greet());
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(hostile.SendUnfinished());
@@ -162,7 +163,7 @@ TEST_F(ConnectionGuardTest, CutsOffAMessageWithoutEnd) {
 }
 
 TEST_F(ConnectionGuardTest, LeavesThoseAloneThatCompleteTheirMessages) {
-  Start({kMiB, kUnlimited, 10});
+  Start({kMiB, kUnlimited, 10, kUnlimited});
   zmq::context_t context;
   zmq::socket_t dealer(context, zmq::socket_type::dealer);
   dealer.set(zmq::sockopt::linger, 0);
@@ -181,7 +182,7 @@ TEST_F(ConnectionGuardTest, LeavesThoseAloneThatCompleteTheirMessages) {
 }
 
 TEST_F(ConnectionGuardTest, ClosesConnectionsBeyondTheLimit) {
-  Start({kMiB, kUnlimited, 2});
+  Start({kMiB, kUnlimited, 2, kUnlimited});
   RawConnection first(endpoint_), second(endpoint_);
   ASSERT_TRUE(first.connected() && second.connected());
   CheckAWhile();
@@ -192,9 +193,73 @@ TEST_F(ConnectionGuardTest, ClosesConnectionsBeyondTheLimit) {
   EXPECT_TRUE(first.open() && second.open());
 }
 
+TEST_F(ConnectionGuardTest, CountsWhatZeroMQCutsOff) {
+  router_.set(zmq::sockopt::maxmsgsize, int64_t{kMiB});
+  Start({kUnlimited, kUnlimited, 10, kMiB});
+  RawConnection hostile(endpoint_), stranger(endpoint_);
+  ASSERT_TRUE(hostile.Greet());
+  ASSERT_TRUE(hostile.SendUnfinished());
+  CheckAWhile();
+  ASSERT_TRUE(hostile.Announce(kMiB + 1));
+  EXPECT_TRUE(Checking([&] { return closed_ > 0; }));
+  EXPECT_TRUE(hostile.Closes());
+  {
+    RawConnection polite(endpoint_);
+    ASSERT_TRUE(polite.Greet());
+    ASSERT_TRUE(polite.SendUnfinished());
+    CheckAWhile();
+  }
+  CheckAWhile();
+  EXPECT_EQ(closed_, 1u) << "who closes its own connection is not cut off";
+}
+
+TEST_F(ConnectionGuardTest, CutsOffWhoseMessagesAreSwallowed) {
+  Start({kUnlimited, kUnlimited, 10, kUnlimited});
+  zmq::context_t context;
+  const auto connect = [&](const char* name) {
+    zmq::socket_t dealer(context, zmq::socket_type::dealer);
+    dealer.set(zmq::sockopt::linger, 0);
+    dealer.set(zmq::sockopt::routing_id, name);
+    dealer.connect(endpoint_);
+    return dealer;
+  };
+  const std::string text(1000, 'x');
+  zmq::socket_t first = connect("same");
+  first.send(zmq::buffer(text));
+  zmq::message_t identity, frame;
+  ASSERT_TRUE(router_.recv(identity) && router_.recv(frame));
+  guard_->Delivered(zmq_msg_get(frame.handle(), ZMQ_SRCFD), /*named=*/true);
+  zmq::socket_t second = connect("same");
+  RawConnection idle(endpoint_);
+  ASSERT_TRUE(idle.Greet());
+  second.send(zmq::buffer(text));
+  router_.set(zmq::sockopt::rcvtimeo, 200);
+  ASSERT_FALSE(router_.recv(identity)) << "ZeroMQ swallows it";
+  now_ns_ += kNsPerSecond;
+  CheckAWhile();
+  EXPECT_EQ(closed_, 0u) << "a pause is nothing unusual";
+  now_ns_ += 2 * kNsPerSecond;
+  CheckAWhile();
+  EXPECT_EQ(closed_, 1u) << "neither the one that is served nor the one that says nothing";
+  EXPECT_TRUE(idle.open());
+}
+
+TEST_F(ConnectionGuardTest, APauseHarmsNobodyWhereNobodyHasAName) {
+  Start({kUnlimited, kUnlimited, 10, kUnlimited});
+  RawConnection slow(endpoint_);
+  ASSERT_TRUE(slow.Greet());
+  ASSERT_TRUE(slow.SendUnfinished());
+  for (int i = 0; i < 3; ++i) {
+    CheckAWhile();
+    now_ns_ += 60 * kNsPerSecond;
+  }
+  EXPECT_EQ(closed_, 0u);
+  EXPECT_TRUE(slow.open());
+}
+
 // The limits of memory and of one message are independent: here only memory counts.
 TEST_F(ConnectionGuardTest, CutsOffTheWorstWhenMemoryGrows) {
-  Start({kUnlimited, 8 * kMiB, 10});
+  Start({kUnlimited, 8 * kMiB, 10, kUnlimited});
   RawConnection hostile(endpoint_), modest(endpoint_);
   ASSERT_TRUE(hostile.Greet() && modest.Greet());
   EXPECT_TRUE(Checking([&] { return guard_->watching(); }));  // memory counts from here
@@ -209,7 +274,7 @@ TEST_F(ConnectionGuardTest, CutsOffTheWorstWhenMemoryGrows) {
 }
 
 TEST_F(ConnectionGuardTest, MemoryThatNobodySentIsNobodysFault) {
-  Start({kUnlimited, 8 * kMiB, 10});
+  Start({kUnlimited, 8 * kMiB, 10, kUnlimited});
   RawConnection connection(endpoint_);
   ASSERT_TRUE(connection.Greet());
   EXPECT_TRUE(Checking([&] { return guard_->watching(); }));

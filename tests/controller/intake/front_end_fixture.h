@@ -30,11 +30,18 @@ namespace abacus {
 // A client without the client library: what it sends need not make sense.
 class Dealer {
  public:
-  explicit Dealer(const std::string& endpoint) : socket_(context_, zmq::socket_type::dealer) {
+  explicit Dealer(const std::string& endpoint, const std::string& name = {}) : Dealer(nullptr, endpoint, name) {}
+  // In a context that outlives it: closing it then waits for nothing, as in a program that goes on. `name`: the routing
+  // id of the connection, "" for none.
+  Dealer(zmq::context_t* shared, const std::string& endpoint, const std::string& name)
+      : socket_(shared != nullptr ? *shared : context_, zmq::socket_type::dealer) {
     socket_.set(zmq::sockopt::linger, 0);
-    socket_.set(zmq::sockopt::rcvtimeo, test::kPatienceMs);
+    SetPatience(test::kPatienceMs);
+    if (!name.empty()) socket_.set(zmq::sockopt::routing_id, name);
     socket_.connect(endpoint);
   }
+  // How long Receive waits.
+  void SetPatience(int ms) { socket_.set(zmq::sockopt::rcvtimeo, ms); }
 
   void SendFrames(const std::vector<std::string>& frames) {
     for (size_t i = 0; i < frames.size(); ++i) {

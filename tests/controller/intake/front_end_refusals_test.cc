@@ -29,6 +29,65 @@ TEST_F(FrontEndTest, RefusesMoreFramesThanAllowed) {
   ExpectAllBack();
 }
 
+TEST_F(FrontEndTest, ATensorOverTheLimitIsRefusedForItself) {
+  limits_.max_frame_bytes = 1000;
+  limits_.max_message_bytes = 4000;
+  Start();
+  Dealer dealer(endpoint());
+  dealer.Send(Synthetic(1));
+  const uint32_t before = NextQuery();
+  dealer.Send(ImageQuery(2, 1), {std::string(1001, 'q')});
+  auto answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->reply.id, 2u);
+  EXPECT_EQ(answer->reply.status, StatusCode::kInvalidArgument);
+  EXPECT_EQ(answer->reply.field, "inputs[0]");
+  EXPECT_EQ(answer->reply.message, "the tensor has 1001 bytes; this server takes at most 1000 (max_frame_mib)");
+  dealer.Send(ImageQuery(3, 1), {std::string(8000, 'q')});
+  ExpectRefused(dealer, 3, StatusCode::kInvalidArgument, "inputs[0]");
+  Finish(before);
+  answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value()) << "the query beside it";
+  EXPECT_EQ(answer->reply.id, 1u);
+  EXPECT_EQ(answer->reply.status, StatusCode::kOk);
+  EXPECT_EQ(header().closed_connections.load(), 0u);
+  ExpectAllBack();
+}
+
+TEST_F(FrontEndTest, AMessageOverTheLimitIsRefusedForItself) {
+  limits_.max_frame_bytes = 1000;
+  limits_.max_message_bytes = 4000;
+  Start();
+  Dealer dealer(endpoint());
+  dealer.Send(ImageQuery(1, 1), std::vector<std::string>(5, std::string(900, 'q')));
+  const auto answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->reply.id, 1u);
+  EXPECT_EQ(answer->reply.status, StatusCode::kInvalidArgument);
+  EXPECT_EQ(answer->reply.field, "inputs");
+  EXPECT_NE(answer->reply.message.find("at most 4000 (max_message_mib)"), std::string::npos) << answer->reply.message;
+  ExpectAllBack();
+}
+
+TEST_F(FrontEndTest, AFrameFarOverTheLimitEndsItsConnection) {
+  limits_.max_frame_bytes = 1000;
+  limits_.max_message_bytes = 4000;
+  Start();
+  Dealer dealer(endpoint()), other(endpoint());
+  other.Send(Synthetic(1));
+  const uint32_t slot = NextQuery();
+  dealer.Send(ImageQuery(2, 1), {std::string(2 * 4000 + protocol::kMaxHeaderBytes + 1, 'q')});
+  EXPECT_TRUE(test::Eventually(test::kPatienceMs, [&] { return header().closed_connections.load() == 1; }));
+  Finish(slot);
+  EXPECT_TRUE(other.Receive().has_value()) << "the others do not notice";
+  dealer.Send(Synthetic(3));  // ZeroMQ has connected it again
+  Finish(NextQuery());
+  const auto answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->reply.id, 3u);
+  ExpectAllBack();
+}
+
 TEST_F(FrontEndTest, RefusesAnUnknownModel) {
   Start();
   Dealer dealer(endpoint());

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include "models/held_model.h"
 #include "tests/controller/intake/front_end_fixture.h"
 
 namespace abacus {
@@ -127,6 +128,100 @@ TEST_F(FrontEndTest, ListsItsModels) {
   EXPECT_TRUE(text.inputs[0].has_range);
   EXPECT_EQ(text.inputs[0].high, 99);
   EXPECT_EQ(text.sequence_lengths, (std::vector<int64_t>{4, 8}));
+  ExpectAllBack();
+}
+
+TEST_F(FrontEndTest, AModelSaysWhatItTakes) {
+  ModelSpec text = test::TextSpec();
+  text.batchable = false;
+  text.sequence_padding = SequencePadding::kExact;
+  text.inputs.push_back({"lengths", DType::kInt64, Shape{kBatchDim}, IntRange{1, 8, /*to_sequence=*/true}, 0});
+  text.inputs.push_back({"x", DType::kFloat32, Shape{kBatchDim, 2}, {}, 0, FloatRange{0.01, 1}});
+  text_ = MakeService(1, 2, text);
+  Start();
+  Dealer dealer(endpoint());
+  dealer.Send(Ask(RequestType::kModels, 5));
+  const auto answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value());
+  ASSERT_EQ(answer->reply.models.size(), 2u);
+  const protocol::ModelDescription& plain = answer->reply.models[0];
+  EXPECT_TRUE(plain.batchable);
+  EXPECT_EQ(plain.sequence_padding, "") << "padding is harmless";
+  EXPECT_EQ(plain.digest, "") << "nothing is held of it";
+  EXPECT_FALSE(plain.inputs[0].has_range);
+  EXPECT_FALSE(plain.inputs[0].has_float_range);
+  const protocol::ModelDescription& exact = answer->reply.models[1];
+  EXPECT_FALSE(exact.batchable);
+  EXPECT_EQ(exact.sequence_padding, "exact");
+  ASSERT_EQ(exact.inputs.size(), 3u);
+  EXPECT_FALSE(exact.inputs[0].range_to_sequence);
+  EXPECT_TRUE(exact.inputs[1].range_to_sequence);
+  EXPECT_EQ(exact.inputs[1].low, 1);
+  EXPECT_EQ(exact.inputs[1].high, 8);
+  EXPECT_TRUE(exact.inputs[2].has_float_range);
+  EXPECT_EQ(exact.inputs[2].float_low, 0.01);
+  EXPECT_EQ(exact.inputs[2].float_high, 1);
+  ExpectAllBack();
+}
+
+TEST_F(FrontEndTest, ModelsAndRepliesSayWhichModelItIs) {
+  ModelSpec spec = test::ImageSpec();
+  spec.text = "name = 'image'";
+  const HeldModelPtr held = HeldModel::Open(spec, /*need_file=*/false).value();
+  Service service = *image_;
+  service.held = held;
+  image_ = std::make_shared<const Service>(std::move(service));
+  Start();
+  Dealer dealer(endpoint());
+  dealer.Send(Ask(RequestType::kModels, 1));
+  auto answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->reply.models.at(0).digest, held->digest());
+  dealer.Send(Synthetic(2));
+  Finish(NextQuery());
+  answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->reply.digest, held->digest().substr(0, 16));
+  dealer.Send(Synthetic(3));
+  Finish(NextQuery(), StatusCode::kWorkerFailed, "broken");
+  answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->reply.digest, "") << "no model answered";
+  ExpectAllBack();
+}
+
+TEST_F(FrontEndTest, StatesWhatItTakes) {
+  limits_.max_frame_bytes = 1 << 20;
+  limits_.max_message_bytes = 3 << 20;
+  Start();
+  Dealer dealer(endpoint());
+  for (const RequestType type : {RequestType::kModels, RequestType::kHealth}) {
+    dealer.Send(Ask(type, 1));
+    const auto answer = dealer.Receive();
+    ASSERT_TRUE(answer.has_value());
+    EXPECT_EQ(answer->reply.max_frame_bytes, uint64_t{1} << 20);
+    EXPECT_EQ(answer->reply.max_message_bytes, uint64_t{3} << 20);
+  }
+  dealer.Send(Synthetic(2));
+  Finish(NextQuery());
+  const auto answer = dealer.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->reply.max_frame_bytes, 0u) << "not in every reply";
+  ExpectAllBack();
+}
+
+TEST_F(FrontEndTest, ATargetBeyondAnHourCountsAsAnHour) {
+  Start();
+  Dealer dealer(endpoint());
+  protocol::Request request = Synthetic(1);
+  for (const uint64_t qos_us : {uint64_t{3'600'000'000}, uint64_t{1} << 63, UINT64_MAX}) {
+    request.qos_us = qos_us;
+    dealer.Send(request);
+    const uint32_t slot = NextQuery();
+    EXPECT_EQ((*table_)[slot].deadline_ns - (*table_)[slot].arrival_ns, 3600 * kNsPerSecond) << qos_us;
+    Finish(slot);
+    ASSERT_TRUE(dealer.Receive().has_value());
+  }
   ExpectAllBack();
 }
 
