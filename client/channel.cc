@@ -11,13 +11,17 @@
 #include <cstring>
 #include <utility>
 
+#include "base/duration.h"
+#include "base/endpoint.h"
+
 namespace abacus {
 namespace {
 
 constexpr size_t kMaxFrames = 1 + protocol::kMaxTensors;
-constexpr size_t kMaxRepliesPerTurn = 256;          // then sending and time limits get their turn
-constexpr size_t kMaxRememberedTimeouts = 100'000;  // ids kept to recognise late replies
-constexpr size_t kCopiedBytes = 1024;               // up to here a copy is cheaper than sharing
+constexpr size_t kMaxRepliesPerTurn = 256;                            // then sending and time limits get their turn
+constexpr size_t kMaxRememberedTimeouts = 100'000;                    // ids kept to recognise late replies
+constexpr auto kLongestTimeout = std::chrono::hours(24 * 365 * 100);  // from here on: none, or the clock overflows
+constexpr size_t kCopiedBytes = 1024;                                 // up to here a copy is cheaper than sharing
 
 // Keeps a payload alive while ZeroMQ has it. The order from its maker to the I/O thread that ends it is our own, so
 // that it holds, and ThreadSanitizer sees it, whatever happens inside ZeroMQ.
@@ -76,6 +80,22 @@ std::string Describe(const protocol::Request& request) {
   return "request";
 }
 
+// What is wrong with the options, or an empty string.
+std::string CheckOptions(const ClientOptions& options) {
+  using std::chrono::milliseconds;
+  constexpr milliseconds kLongest = std::chrono::hours(1);
+  if (options.connect_timeout <= milliseconds::zero()) return "connect_timeout must be at least 1 ms";
+  if (options.receive_timeout <= milliseconds::zero()) return "receive_timeout must be at least 1 ms";
+  if (options.linger < milliseconds::zero() || options.linger > kLongest) return "linger must be from 0 ms to 1 h";
+  if (options.reconnect_interval <= milliseconds::zero() || options.reconnect_interval > kLongest) {
+    return "reconnect_interval must be from 1 ms to 1 h";
+  }
+  if (options.max_outstanding == 0) return "max_outstanding must be at least 1";
+  if (options.high_water_mark < 0) return "high_water_mark must not be negative";
+  if (options.max_frame_bytes <= 0) return "max_frame_bytes must be positive";
+  return "";
+}
+
 // Signals are for the program's own threads: blocks them for the threads started in its scope.
 class SignalsBlocked {
  public:
@@ -95,9 +115,17 @@ class SignalsBlocked {
 }  // namespace
 
 Channel::Channel(std::string address, const ClientOptions& options)
-    : address_(std::move(address)), options_(options), wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+    : address_(std::move(address)),
+      options_(options),
+      pid_(getpid()),
+      wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
 
 Result<std::unique_ptr<Channel>> Channel::Open(const std::string& address, const ClientOptions& options) {
+  if (std::string wrong = CheckOptions(options); !wrong.empty()) {
+    return Error(StatusCode::kInvalidArgument, "ClientOptions: " + wrong);
+  }
+  const Result<bool> ipv6 = NeedsIpv6(address);
+  if (!ipv6) return Error(ipv6.error());
   try {
     std::unique_ptr<Channel> channel(new Channel(address, options));
     if (channel->wake_fd_ < 0) {
@@ -113,6 +141,7 @@ Result<std::unique_ptr<Channel>> Channel::Open(const std::string& address, const
     socket.set(zmq::sockopt::reconnect_ivl_max, 2'000);
     socket.set(zmq::sockopt::heartbeat_ivl, 5'000);  // finds a peer whose machine is gone
     socket.set(zmq::sockopt::heartbeat_timeout, 15'000);
+    socket.set(zmq::sockopt::ipv6, *ipv6);
     socket.connect(address);
     const SignalsBlocked blocked;
     channel->thread_ = std::thread([raw = channel.get()] { raw->Run(); });
@@ -122,6 +151,8 @@ Result<std::unique_ptr<Channel>> Channel::Open(const std::string& address, const
                                                    "; an address looks like tcp://host:5570 or ipc:///path");
   }
 }
+
+bool Channel::forked() const { return getpid() != pid_; }
 
 Channel::~Channel() {
   stopping_.store(true);
@@ -136,6 +167,12 @@ Channel::~Channel() {
 
 void Channel::Send(protocol::Request request, std::vector<Tensor> tensors, std::chrono::milliseconds timeout,
                    Done done) {
+  if (forked()) {
+    return done(Error(StatusCode::kUnavailable, "the client of " + address_ + " was made in process " +
+                                                    std::to_string(pid_) + ", of which this one, " +
+                                                    std::to_string(getpid()) +
+                                                    ", is a fork; make a client of its own in the child"));
+  }
   if (std::string wrong = CheckTensors(tensors); !wrong.empty()) {
     return done(Error(StatusCode::kInvalidArgument, std::move(wrong)));
   }
@@ -143,26 +180,31 @@ void Channel::Send(protocol::Request request, std::vector<Tensor> tensors, std::
     return done(Error(StatusCode::kInvalidArgument,
                       "a model name has at most " + std::to_string(protocol::kMaxNameBytes) + " bytes"));
   }
+  request.id = next_id_.fetch_add(1);
+  for (const Tensor& tensor : tensors) request.inputs.push_back({tensor.name, tensor.dtype, tensor.shape});
+  std::string header;
+  protocol::EncodeRequest(request, &header);
+  if (std::string wrong = WhyNotSent(header, tensors); !wrong.empty()) {
+    return done(Error(StatusCode::kInvalidArgument, std::move(wrong)));
+  }
   if (outstanding_.fetch_add(1) >= options_.max_outstanding) {
     outstanding_.fetch_sub(1);
     return done(Error(StatusCode::kOverloaded, std::to_string(options_.max_outstanding) + " queries to " + address_ +
                                                    " are outstanding already (ClientOptions::max_outstanding)"));
   }
   Query query;
-  query.id = next_id_.fetch_add(1);
+  query.id = request.id;
   query.what = Describe(request);
+  query.header = std::move(header);
   query.timeout = timeout;
-  query.deadline = Clock::now() + timeout;
+  query.deadline = timeout < kLongestTimeout ? Clock::now() + timeout : Clock::time_point::max();
   query.done = std::move(done);
-  request.id = query.id;
   for (Tensor& tensor : tensors) {
     if (tensor.owner == nullptr) {
       tensor = Tensor::Own(tensor.name, tensor.dtype, tensor.shape, {tensor.bytes.begin(), tensor.bytes.end()});
     }
-    request.inputs.push_back({tensor.name, tensor.dtype, tensor.shape});
   }
   query.tensors = std::move(tensors);
-  protocol::EncodeRequest(request, &query.header);
 
   bool wake = false;
   {
@@ -171,6 +213,23 @@ void Channel::Send(protocol::Request request, std::vector<Tensor> tensors, std::
     submitted_.push_back(std::move(query));
   }
   if (wake) eventfd_write(wake_fd_, 1);
+}
+
+std::string Channel::WhyNotSent(const std::string& header, const std::vector<Tensor>& tensors) const {
+  const uint64_t largest = max_frame_bytes_.load();
+  const uint64_t most = max_message_bytes_.load();
+  uint64_t total = header.size();
+  for (const Tensor& tensor : tensors) {
+    const uint64_t size = tensor.bytes.size();
+    total += size;
+    if (largest != 0 && size > largest) {
+      return "input '" + tensor.name + "' has " + std::to_string(size) + " bytes; the server takes " +
+             std::to_string(largest) + " ([limits] max_frame_mib of its configuration)";
+    }
+  }
+  if (most == 0 || total <= most) return "";
+  return "the query has " + std::to_string(total) + " bytes; the server takes " + std::to_string(most) +
+         " ([limits] max_message_mib of its configuration)";
 }
 
 ClientCounters Channel::counters() const {
@@ -276,6 +335,8 @@ void Channel::HandleReply(std::vector<zmq::message_t> frames) {
     const auto bytes = BytesOf(*frame);
     answer.outputs.push_back({std::move(name), dtype, shape, bytes, std::move(frame)});
   }
+  if (wrong.empty() && header.max_frame_bytes != 0) max_frame_bytes_.store(header.max_frame_bytes);
+  if (wrong.empty() && header.max_message_bytes != 0) max_message_bytes_.store(header.max_message_bytes);
   if (!wrong.empty()) {
     counts_.malformed.fetch_add(1);
     if (queries_.contains(header.id)) {
@@ -299,7 +360,7 @@ void Channel::ExpireQueries() {
     if (found != queries_.end()) {
       if (deadline > now) return;
       const Query& query = found->second;
-      const std::string limit = std::to_string(query.timeout.count()) + " ms";
+      const std::string limit = FormatDuration(static_cast<uint64_t>(query.timeout / std::chrono::nanoseconds(1)));
       counts_.timeouts.fetch_add(1);
       if (query.header.empty()) {
         if (timed_out_.size() == kMaxRememberedTimeouts) timed_out_.erase(timed_out_.begin());

@@ -5,6 +5,8 @@
 #ifndef ABACUS_CLIENT_CHANNEL_H_
 #define ABACUS_CLIENT_CHANNEL_H_
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -49,6 +51,8 @@ class Channel {
   // the background thread or, where the request is refused, by this call.
   void Send(protocol::Request request, std::vector<Tensor> tensors, std::chrono::milliseconds timeout, Done done);
 
+  // Whether this process is not the one that opened the channel. Then Send fails, and the channel must be leaked.
+  bool forked() const;
   bool OnIoThread() const { return std::this_thread::get_id() == thread_.get_id(); }
   ClientCounters counters() const;
 
@@ -67,6 +71,9 @@ class Channel {
 
   Channel(std::string address, const ClientOptions& options);
 
+  // What keeps the request from being sent, or an empty string.
+  std::string WhyNotSent(const std::string& header, const std::vector<Tensor>& tensors) const;
+
   // I/O thread.
   void Run();
   int PollTimeoutMs() const;
@@ -82,7 +89,12 @@ class Channel {
   // Constant after construction.
   const std::string address_;
   const ClientOptions options_;
+  const pid_t pid_;
   const int wake_fd_;  // eventfd: submitted_ is not empty, or stopping_
+
+  // What the server takes, from its last reply that said so; 0: unknown.
+  std::atomic<uint64_t> max_frame_bytes_{0};
+  std::atomic<uint64_t> max_message_bytes_{0};
 
   std::atomic<uint64_t> next_id_{1};
   std::atomic<size_t> outstanding_{0};

@@ -1,6 +1,7 @@
 #include "client/client.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "client/channel.h"
@@ -15,6 +16,7 @@ InferReply MakeReply(Answer answer) {
   reply.model = std::move(answer.header.model);
   reply.outputs = std::move(answer.outputs);
   reply.timing = answer.header.timing;
+  reply.digest = std::move(answer.header.digest);
   return reply;
 }
 
@@ -23,7 +25,10 @@ InferReply MakeReply(Answer answer) {
 Client::Client(std::string address, const ClientOptions& options, std::unique_ptr<Channel> channel)
     : address_(std::move(address)), options_(options), channel_(std::move(channel)) {}
 
-Client::~Client() = default;
+Client::~Client() {
+  // A forked child has a copy of the channel in whatever state its thread was, and no such thread: nothing to end.
+  if (channel_->forked()) static_cast<void>(channel_.release());
+}
 
 Result<std::unique_ptr<Client>> Client::Connect(const std::string& address, const ClientOptions& options) {
   auto channel = Channel::Open(address, options);
@@ -44,6 +49,11 @@ void Client::SubmitAsync(InferRequest request, Callback done) {
     header.synthetic = true;
     header.batch = request.synthetic->batch;
     header.sequence = request.synthetic->sequence;
+  }
+  if (header.qos_us > kLongestQosUs) {
+    return done(Error(StatusCode::kInvalidArgument, "qos_us is " + std::to_string(header.qos_us) +
+                                                        "; a latency target is from 1us to 1h (" +
+                                                        std::to_string(kLongestQosUs) + "us)"));
   }
   if (header.model.empty()) return done(Error(StatusCode::kInvalidArgument, "a query names its model"));
   if (header.synthetic && !request.inputs.empty()) {
@@ -79,7 +89,7 @@ Result<ServerHealth> Client::Health() {
   auto reply = RoundTrip(protocol::RequestType::kHealth, options_.receive_timeout);
   if (!reply) return Error(std::move(reply.error()));
   if (reply->status != StatusCode::kOk) return Error(reply->status, std::move(reply->message));
-  return ServerHealth{reply->ready, std::move(reply->services)};
+  return ServerHealth{reply->ready, std::move(reply->services), reply->max_frame_bytes, reply->max_message_bytes};
 }
 
 Result<protocol::Reply> Client::RoundTrip(protocol::RequestType type, std::chrono::milliseconds timeout) {

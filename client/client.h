@@ -17,6 +17,10 @@
 // Threads: every method may be called from any thread. One background thread per Client owns the socket, and calls the
 // callbacks; a callback must be quick, must not throw, and must not call a blocking method of its Client nor destroy
 // it. Clients share nothing: one per address.
+//
+// Processes: a Client belongs to the process that made it. In a forked child its calls fail with UNAVAILABLE, and its
+// destructor leaves the parent's connection alone; the child makes a Client of its own. A std::future that was had
+// before the fork is never ready there.
 #ifndef ABACUS_CLIENT_CLIENT_H_
 #define ABACUS_CLIENT_CLIENT_H_
 
@@ -35,9 +39,16 @@
 
 namespace abacus {
 
+// A time limit of ClientOptions that never passes.
+inline constexpr std::chrono::milliseconds kNoTimeout = std::chrono::milliseconds::max();
+
+// Latency targets of queries are at most an hour, as in the configuration of the server.
+inline constexpr uint64_t kLongestQosUs = 3'600'000'000;
+
+// Connect refuses values that mean nothing: time limits below 1 ms, negative waits, no room at all.
 struct ClientOptions {
-  std::chrono::milliseconds connect_timeout{5'000};   // until the server has answered the first time
-  std::chrono::milliseconds receive_timeout{30'000};  // of every query, from its submission
+  std::chrono::milliseconds connect_timeout{5'000};   // until the server has answered the first time; or kNoTimeout
+  std::chrono::milliseconds receive_timeout{30'000};  // of every query, from its submission; or kNoTimeout
   std::chrono::milliseconds linger{100};              // longest that closing waits for unsent bytes
   std::chrono::milliseconds reconnect_interval{100};  // after a lost connection; doubles up to 2 s
   size_t max_outstanding = 100'000;                   // queries without reply; more are refused with OVERLOADED
@@ -54,8 +65,8 @@ struct SyntheticShape {
 struct InferRequest {
   std::string model;
   std::vector<Tensor> inputs;
-  uint64_t qos_us = 0;  // latency target; 0: the service's own
-  std::optional<SyntheticShape> synthetic;
+  uint64_t qos_us = 0;  // latency target, at most kLongestQosUs; 0: the service's own
+  std::optional<SyntheticShape> synthetic = std::nullopt;
 };
 
 struct InferReply {
@@ -64,11 +75,14 @@ struct InferReply {
   std::string model;
   std::vector<Tensor> outputs;  // not copied: they own the received frames
   protocol::Timing timing;
+  std::string digest;  // of the model that answered: the first 16 hexadecimal digits
 };
 
 struct ServerHealth {
   bool ready = false;  // every service can take queries
   std::vector<protocol::ServiceHealth> services;
+  uint64_t max_frame_bytes = 0;    // largest tensor that the server takes; 0: it does not say
+  uint64_t max_message_bytes = 0;  // largest message, header and tensors together
 };
 
 struct ClientCounters {
@@ -86,15 +100,18 @@ class Client {
  public:
   using Callback = std::function<void(Result<InferReply>)>;
 
-  // `address` is a ZeroMQ endpoint such as tcp://host:5570 or ipc:///path. Makes one health round trip, so that a wrong
-  // address is an error here that names it. The server need not be ready.
+  // `address` is a ZeroMQ endpoint such as tcp://host:5570, tcp://[::1]:5570 or ipc:///path; a name that has an IPv4
+  // and an IPv6 address stands for the former. Makes one health round trip, so that a wrong address is an error here
+  // that names it. The server need not be ready.
   static Result<std::unique_ptr<Client>> Connect(const std::string& address, const ClientOptions& options = {});
   // Queries without reply fail with UNAVAILABLE. Takes at most about options.linger.
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // `done` is called exactly once: on the background thread, or by this call where the request is refused locally.
+  // `done` is called exactly once: on the background thread, or by this call where the request is refused locally. So
+  // is a query that is larger than the server said it takes (Models and Health bring its limits, as did Connect):
+  // sending it would end the connection.
   void SubmitAsync(InferRequest request, Callback done);
   std::future<Result<InferReply>> Submit(InferRequest request);
   Result<InferReply> Infer(InferRequest request);
@@ -113,7 +130,7 @@ class Client {
 
   const std::string address_;
   const ClientOptions options_;
-  const std::unique_ptr<Channel> channel_;
+  std::unique_ptr<Channel> channel_;
 };
 
 }  // namespace abacus

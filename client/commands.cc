@@ -32,7 +32,7 @@ bool ParseShape(std::string_view text, Shape* shape) {
 Result<std::unique_ptr<Client>> ConnectTo(const CommonOptions& common) {
   ClientOptions options;
   options.connect_timeout = options.receive_timeout =
-      std::chrono::milliseconds(static_cast<int64_t>(common.timeout_s * 1e3));
+      std::chrono::ceil<std::chrono::milliseconds>(std::chrono::nanoseconds(common.timeout_ns));
   return Client::Connect(common.address, options);
 }
 

@@ -19,7 +19,7 @@ namespace abacus {
 
 struct CommonOptions {
   std::string address = "tcp://127.0.0.1:5570";
-  double timeout_s = 10;  // to connect, and of every query
+  uint64_t timeout_ns = 10'000'000'000;  // to connect, and of every query
   bool json = false;
 };
 
@@ -28,12 +28,13 @@ struct InferCommandOptions {
   std::vector<std::string> inputs;
   std::string synthetic;
   std::string output_dir;
-  uint64_t qos_us = 0;
+  uint64_t qos_us = 0;  // 0: the service's own
   uint64_t repeat = 1;
 };
 
 struct LoadCommandOptions {
   LoadOptions load;
+  uint64_t duration_ns = 10'000'000'000;  // becomes load.seconds
   std::vector<std::string> services;
   std::string out;
 };

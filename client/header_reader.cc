@@ -1,5 +1,6 @@
 #include "client/header_reader.h"
 
+#include <cmath>
 #include <msgpack.hpp>
 #include <optional>
 #include <utility>
@@ -59,8 +60,12 @@ class Collector : public msgpack::null_visitor {
   bool visit_negative_integer(int64_t v) {  // also called for values >= 0 in a signed encoding
     return Add(v < 0 ? Kind::kNegative : Kind::kUnsigned, 0, static_cast<uint64_t>(v));
   }
-  bool visit_float32(float) { return Add(Kind::kFloat); }
-  bool visit_float64(double) { return Add(Kind::kFloat); }
+  bool visit_float32(float v) { return visit_float64(v); }
+  bool visit_float64(double v) {
+    if (!Add(Kind::kFloat)) return false;
+    values_->back().real = v;
+    return true;
+  }
   bool visit_bin(const char*, uint32_t) { return Add(Kind::kBinary); }
   bool visit_ext(const char*, uint32_t) { return Add(Kind::kBinary); }
   bool visit_str(const char* data, uint32_t size) {
@@ -273,12 +278,36 @@ bool HeaderReader::TensorShape(const Path& path, Shape* out) {
   return out->Elements() ? true : Fail(path, "has too many elements: " + out->ToString());
 }
 
-bool HeaderReader::Range(const Path& path, int64_t* low, int64_t* high) {
+bool HeaderReader::Real(const Path& path, double* out) {
+  if (values_[at_].kind == Kind::kNegative) {
+    *out = static_cast<double>(values_[at_++].negative);
+    return true;
+  }
+  if (values_[at_].kind == Kind::kUnsigned) {
+    *out = static_cast<double>(values_[at_++].number);
+    return true;
+  }
+  const Value* value = Take(path, Kind::kFloat);
+  if (value == nullptr) return false;
+  *out = value->real;
+  return std::isfinite(*out) ? true : Fail(path, "must be finite");
+}
+
+template <class T>
+bool HeaderReader::Pair(const Path& path, bool (HeaderReader::*read)(const Path&, T*), T* low, T* high) {
   const Value* array = TakeArray(path, 2);
   if (array == nullptr) return false;
   if (array->size != 2) return Fail(path, "must be [low, high]");
-  if (!Int64(Path{&path, {}, 0}, low) || !Int64(Path{&path, {}, 1}, high)) return false;
+  if (!(this->*read)(Path{&path, {}, 0}, low) || !(this->*read)(Path{&path, {}, 1}, high)) return false;
   return *low <= *high ? true : Fail(path, "must be [low, high] with low <= high");
+}
+
+bool HeaderReader::Range(const Path& path, int64_t* low, int64_t* high) {
+  return Pair(path, &HeaderReader::Int64, low, high);
+}
+
+bool HeaderReader::RealRange(const Path& path, double* low, double* high) {
+  return Pair(path, &HeaderReader::Real, low, high);
 }
 
 }  // namespace abacus::protocol

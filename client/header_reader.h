@@ -36,6 +36,7 @@ struct Value {
   union {
     uint64_t number = 0;  // kUnsigned; kBool: 0 or 1
     int64_t negative;     // kNegative
+    double real;          // kFloat
     const char* data;     // kString
   };
   std::string_view text() const { return {data, size}; }
@@ -90,7 +91,9 @@ class HeaderReader {
   bool Name(const Path& path, std::string* out);  // 1 to kMaxNameBytes of printable ASCII
   bool Text(const Path& path, std::string* out);  // for people
   bool TensorShape(const Path& path, Shape* out);
+  bool Real(const Path& path, double* out);  // finite; an integer counts as one
   bool Range(const Path& path, int64_t* low, int64_t* high);
+  bool RealRange(const Path& path, double* low, double* high);
 
   // Records an error; returns false.
   bool Fail(const Path& path, std::string message);
@@ -100,6 +103,9 @@ class HeaderReader {
   const Value* Take(const Path& path, Kind kind);
   // The next array's number of entries where that is allowed, else nullptr.
   const Value* TakeArray(const Path& path, size_t max_entries);
+  // [low, high], each read by `read`.
+  template <class T>
+  bool Pair(const Path& path, bool (HeaderReader::*read)(const Path&, T*), T* low, T* high);
   bool Unknown(const Path& path, std::string_view what, std::string_view found, std::string_view allowed);
 
   std::span<const Value> values_;

@@ -3,11 +3,13 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <numeric>
 #include <random>
@@ -44,19 +46,46 @@ void Append(std::vector<std::byte>& bytes, T value) {
   bytes.insert(bytes.end(), begin, begin + sizeof(T));
 }
 
-// A random element that every model accepts: small floats, integers inside the declared range.
-void AppendElement(std::vector<std::byte>& bytes, const protocol::TensorDescription& input, Random& random) {
-  const auto integer = [&] { return input.has_range ? random.Between(input.low, input.high) : random.Between(0, 1); };
-  const auto real = [&] { return 2 * random.Unit() - 1; };
+// The 16-bit float nearest to `value` among those that lie between it and zero; the largest for one beyond.
+uint16_t ToFloat16(double value) {
+  const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  int exponent = 0;
+  std::frexp(value, &exponent);
+  if (exponent > 16) return sign | 0x7bff;
+  const int step = std::max(exponent, -13) - 11;  // of the last of 11 bits; smaller numbers have the smallest step
+  const auto fraction = static_cast<uint16_t>(std::ldexp(std::abs(value), -step));
+  return static_cast<uint16_t>(sign | (fraction < 0x400 ? fraction : ((step + 25) << 10) + (fraction & 0x3ff)));
+}
+
+float ToFloat32(double value) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  return static_cast<float>(std::clamp(value, -kLargest, kLargest));
+}
+
+uint16_t ToBFloat16(double value) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(ToFloat32(value)) >> 16); }
+
+// A random element that the model accepts: inside its declared range, else a small number.
+void AppendElement(std::vector<std::byte>& bytes, const protocol::TensorDescription& input, int64_t sequence,
+                   Random& random) {
+  const auto integer = [&] {
+    if (!input.has_range) return random.Between(0, 1);
+    return random.Between(input.low, input.range_to_sequence ? std::max(input.low, sequence) : input.high);
+  };
+  // Away from the ends of the range, which rounding to the type could leave.
+  const auto real = [&] {
+    if (!input.has_float_range) return 2 * random.Unit() - 1;
+    const double share = 0.05 + 0.9 * random.Unit();
+    return input.float_low * (1 - share) + input.float_high * share;
+  };
   switch (input.dtype) {
     case DType::kFloat32:
-      return Append(bytes, static_cast<float>(real()));
+      return Append(bytes, ToFloat32(real()));
     case DType::kFloat64:
       return Append(bytes, real());
-    case DType::kFloat16:  // sign, exponent of 0.5 and a random fraction: 0.5 <= |x| < 1
-      return Append(bytes, static_cast<uint16_t>((random.Bits() & 0x83ff) | 0x3800));
+    case DType::kFloat16:
+      return Append(bytes, ToFloat16(real()));
     case DType::kBFloat16:
-      return Append(bytes, static_cast<uint16_t>((random.Bits() & 0x807f) | 0x3f00));
+      return Append(bytes, ToBFloat16(real()));
     case DType::kInt64:
       return Append(bytes, integer());
     case DType::kInt32:
@@ -94,13 +123,18 @@ Result<Tensor> RandomTensor(const protocol::TensorDescription& input, int64_t ba
   if (!size_bytes) return Error(StatusCode::kInvalidArgument, who + ": no tensor has the shape " + shape.ToString());
   std::vector<std::byte> bytes;
   bytes.reserve(*size_bytes);
-  while (bytes.size() < *size_bytes) AppendElement(bytes, input, random);
+  while (bytes.size() < *size_bytes) AppendElement(bytes, input, sequence, random);
   return Tensor::Own(input.name, input.dtype, shape, std::move(bytes));
 }
 
 Status CheckSizes(const LoadService& service, std::string_view what, const std::vector<int64_t>& asked,
-                  const std::vector<int64_t>& buckets) {
+                  const std::vector<int64_t>& buckets, bool exactly) {
   for (int64_t size : asked) {
+    if (exactly && std::find(buckets.begin(), buckets.end(), size) == buckets.end()) {
+      return Status(StatusCode::kInvalidArgument,
+                    "service '" + service.name + "': " + std::string(what) + " " + std::to_string(size) +
+                        " is no bucket, and the model takes only those: padding changes its outputs");
+    }
     const int64_t largest = buckets.empty() ? 0 : *std::max_element(buckets.begin(), buckets.end());
     if (size >= 1 && size <= largest) continue;
     return Status(StatusCode::kInvalidArgument,
@@ -113,8 +147,9 @@ Status CheckSizes(const LoadService& service, std::string_view what, const std::
 
 // Appends the choices of one service to the plan.
 Status AddService(const protocol::ModelDescription& model, const LoadService& service, Random& random, LoadPlan* plan) {
-  ABACUS_RETURN_IF_ERROR(CheckSizes(service, "batch", service.batches, model.batch_sizes));
-  ABACUS_RETURN_IF_ERROR(CheckSizes(service, "seq", service.sequences, model.sequence_lengths));
+  ABACUS_RETURN_IF_ERROR(CheckSizes(service, "batch", service.batches, model.batch_sizes, !model.batchable));
+  ABACUS_RETURN_IF_ERROR(
+      CheckSizes(service, "seq", service.sequences, model.sequence_lengths, model.sequence_padding == "exact"));
   const auto& batches = service.batches.empty() ? model.batch_sizes : service.batches;
   auto sequences = service.sequences.empty() ? model.sequence_lengths : service.sequences;
   if (sequences.empty()) sequences = {0};

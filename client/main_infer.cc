@@ -37,6 +37,7 @@ void PrintJson(const InferReply& reply, double latency_us) {
                      {"message", reply.status.message()},
                      {"field", reply.field},
                      {"model", reply.model},
+                     {"digest", reply.digest},
                      {"latency_us", latency_us},
                      {"timing",
                       {{"queued_us", t.queued_us},
@@ -52,10 +53,10 @@ void PrintText(const InferReply& reply, double latency_us) {
   const protocol::Timing& t = reply.timing;
   std::printf("%s", reply.status.ToString().c_str());
   if (!reply.field.empty()) std::printf(" (field %s)", reply.field.c_str());
-  std::printf("\n  %.2f ms here; %.2f ms in the server: queued %.2f, executed %.2f in %u rounds", latency_us / 1e3,
-              static_cast<double>(t.total_us) / 1e3, static_cast<double>(t.queued_us) / 1e3,
+  std::printf("\n  %.2f ms here; %.2f ms in the server: queued %.2f ms, executed %.2f ms in %u rounds",
+              latency_us / 1e3, static_cast<double>(t.total_us) / 1e3, static_cast<double>(t.queued_us) / 1e3,
               static_cast<double>(t.executed_us) / 1e3, t.rounds);
-  if (t.predicted_us > 0) std::printf(", predicted %.2f", static_cast<double>(t.predicted_us) / 1e3);
+  if (t.predicted_us > 0) std::printf(", predicted %.2f ms", static_cast<double>(t.predicted_us) / 1e3);
   std::printf("\n");
   for (const Tensor& tensor : reply.outputs) {
     std::printf("  %s %s%s:", tensor.name.c_str(), std::string(DTypeName(tensor.dtype)).c_str(),

@@ -1,9 +1,12 @@
 // abacus-client models and abacus-client health.
+#include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
+#include "base/duration.h"
 #include "client/commands.h"
 
 namespace abacus {
@@ -18,6 +21,8 @@ Json ToJson(const std::vector<protocol::TensorDescription>& tensors) {
   for (const auto& tensor : tensors) {
     Json json = {{"name", tensor.name}, {"dtype", DTypeName(tensor.dtype)}, {"dims", tensor.dims}};
     if (tensor.has_range) json["range"] = {tensor.low, tensor.high};
+    if (tensor.range_to_sequence) json["range_to_sequence"] = true;
+    if (tensor.has_float_range) json["float_range"] = {tensor.float_low, tensor.float_high};
     list.push_back(std::move(json));
   }
   return list;
@@ -27,7 +32,15 @@ std::string ToText(const protocol::TensorDescription& tensor) {
   std::string text = tensor.name + " " + std::string(DTypeName(tensor.dtype)) + "[";
   for (size_t i = 0; i < tensor.dims.size(); ++i) text += (i > 0 ? ", " : "") + tensor.dims[i];
   text += "]";
-  if (tensor.has_range) text += " in " + std::to_string(tensor.low) + ".." + std::to_string(tensor.high);
+  if (tensor.has_range) {
+    text += " in " + std::to_string(tensor.low) + ".." +
+            (tensor.range_to_sequence ? "sequence" : std::to_string(tensor.high));
+  }
+  if (tensor.has_float_range) {
+    std::array<char, 64> range;
+    std::snprintf(range.data(), range.size(), " in %g..%g", tensor.float_low, tensor.float_high);
+    text += range.data();
+  }
   return text;
 }
 
@@ -51,13 +64,18 @@ int RunModelsCommand(const CommonOptions& common) {
                       {"inputs", ToJson(model.inputs)},
                       {"outputs", ToJson(model.outputs)},
                       {"batch", model.batch_sizes},
+                      {"batchable", model.batchable},
                       {"sequence", model.sequence_lengths},
-                      {"qos_us", model.qos_us}});
+                      {"sequence_padding", model.sequence_padding},
+                      {"qos_us", model.qos_us},
+                      {"digest", model.digest}});
       continue;
     }
-    std::printf("%s: target %.1f ms, batch %s", model.name.c_str(), static_cast<double>(model.qos_us) / 1e3,
-                ToText(model.batch_sizes).c_str());
+    std::printf("%s: target %s, batch %s%s", model.name.c_str(), FormatDuration(model.qos_us * kNsPerUs).c_str(),
+                ToText(model.batch_sizes).c_str(), model.batchable ? "" : " exactly (rows depend on each other)");
     if (!model.sequence_lengths.empty()) std::printf(", sequence %s", ToText(model.sequence_lengths).c_str());
+    if (model.sequence_padding == "exact") std::printf(" exactly (padding changes the outputs)");
+    if (model.sequence_padding == "allowed") std::printf(" (padding changes the outputs, which was allowed)");
     std::printf("\n");
     for (const auto& tensor : model.inputs) std::printf("  in   %s\n", ToText(tensor).c_str());
     for (const auto& tensor : model.outputs) std::printf("  out  %s\n", ToText(tensor).c_str());
@@ -90,7 +108,12 @@ int RunHealthCommand(const CommonOptions& common) {
                 static_cast<long long>(service.worker_pid), static_cast<unsigned long long>(service.queued),
                 static_cast<unsigned long long>(service.restarts), service.message.c_str());
   }
-  if (common.json) Print({{"ready", health->ready}, {"services", std::move(list)}});
+  if (common.json) {
+    Print({{"ready", health->ready},
+           {"max_frame_bytes", health->max_frame_bytes},
+           {"max_message_bytes", health->max_message_bytes},
+           {"services", std::move(list)}});
+  }
   return health->ready ? 0 : 1;
 }
 

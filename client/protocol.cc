@@ -1,6 +1,7 @@
 #include "client/protocol.h"
 
 #include <array>
+#include <bit>
 #include <msgpack.hpp>
 #include <optional>
 #include <utility>
@@ -97,11 +98,17 @@ bool ReadRange(HeaderReader& reader, const Path& path, TensorDescription* out) {
   out->has_range = true;
   return reader.Range(path, &out->low, &out->high);
 }
+bool ReadFloatRange(HeaderReader& reader, const Path& path, TensorDescription* out) {
+  out->has_float_range = true;
+  return reader.RealRange(path, &out->float_low, &out->float_high);
+}
 constexpr auto kDescriptionFields = std::to_array<Field<TensorDescription>>({
     {"name", true, Into<&TensorDescription::name, &R::Name>},
     {"dtype", true, IntoEnum<&TensorDescription::dtype, kDTypeNames>},
     {"dims", true, IntoArray<&TensorDescription::dims, &R::Name, kMaxRank>},
     {"range", false, ReadRange},
+    {"range_to_sequence", false, Into<&TensorDescription::range_to_sequence, &R::Bool>},
+    {"float_range", false, ReadFloatRange},
 });
 
 constexpr auto kModelFields = std::to_array<Field<ModelDescription>>({
@@ -111,6 +118,9 @@ constexpr auto kModelFields = std::to_array<Field<ModelDescription>>({
     {"batch", false, IntoArray<&ModelDescription::batch_sizes, &R::Size, kMaxBucketSizes>},
     {"sequence", false, IntoArray<&ModelDescription::sequence_lengths, &R::Size, kMaxBucketSizes>},
     {"qos_us", false, Into<&ModelDescription::qos_us, &R::Uint64>},
+    {"batchable", false, Into<&ModelDescription::batchable, &R::Bool>},
+    {"sequence_padding", false, Into<&ModelDescription::sequence_padding, &R::Name>},
+    {"digest", false, Into<&ModelDescription::digest, &R::Name>},
 });
 
 constexpr auto kServiceFields = std::to_array<Field<ServiceHealth>>({
@@ -131,9 +141,12 @@ constexpr auto kReplyFields = std::to_array<Field<Reply>>({
     {"model", false, Into<&Reply::model, &R::Name>},
     {"outputs", false, IntoMaps<&Reply::outputs, kTensorFields, kMaxTensors>},
     {"timing", false, ReadTiming},
+    {"digest", false, Into<&Reply::digest, &R::Name>},
     {"models", false, IntoMaps<&Reply::models, kModelFields, kMaxServices>},
     {"ready", false, Into<&Reply::ready, &R::Bool>},
     {"services", false, IntoMaps<&Reply::services, kServiceFields, kMaxServices>},
+    {"max_frame_bytes", false, Into<&Reply::max_frame_bytes, &R::Uint64>},
+    {"max_message_bytes", false, Into<&Reply::max_message_bytes, &R::Uint64>},
 });
 
 // To default values; vectors and strings keep their capacity.
@@ -155,9 +168,12 @@ void Reset(Reply* out) {
   out->model.clear();
   out->outputs.clear();
   out->timing = {};
+  out->digest.clear();
   out->models.clear();
   out->ready = false;
   out->services.clear();
+  out->max_frame_bytes = 0;
+  out->max_message_bytes = 0;
 }
 
 bool CheckVersion(std::span<const Value> values, HeaderReader& reader) {
@@ -227,7 +243,15 @@ class Writer {
   }
   void Unsigned(uint64_t number) { packer_.pack_uint64(number); }
   void Signed(int64_t number) { packer_.pack_int64(number); }
+  // Always as a float of 64 bits: the packer makes integers of whole numbers.
+  void Real(double number) {
+    out_->push_back('\xcb');
+    for (int shift = 56; shift >= 0; shift -= 8) {
+      out_->push_back(static_cast<char>(std::bit_cast<uint64_t>(number) >> shift));
+    }
+  }
   void True() { packer_.pack_true(); }
+  void False() { packer_.pack_false(); }
   void String(std::string_view text) {
     packer_.pack_str(static_cast<uint32_t>(text.size()));
     packer_.pack_str_body(text.data(), static_cast<uint32_t>(text.size()));
@@ -277,6 +301,10 @@ void Write(Writer& w, const TensorDescription& tensor) {
     if (tensor.has_range) {
       w.Key("range").Array(std::array{tensor.low, tensor.high}, [&](int64_t bound) { w.Signed(bound); });
     }
+    if (tensor.range_to_sequence) w.Key("range_to_sequence").True();
+    if (tensor.has_float_range) {
+      w.Key("float_range").Array(std::array{tensor.float_low, tensor.float_high}, [&](double bound) { w.Real(bound); });
+    }
   });
 }
 
@@ -290,6 +318,9 @@ void Write(Writer& w, const ModelDescription& model) {
     w.MaybeArray("batch", model.batch_sizes, write_size);
     w.MaybeArray("sequence", model.sequence_lengths, write_size);
     w.MaybeUnsigned("qos_us", model.qos_us);
+    if (!model.batchable) w.Key("batchable").False();
+    w.MaybeString("sequence_padding", model.sequence_padding);
+    w.MaybeString("digest", model.digest);
   });
 }
 
@@ -338,9 +369,12 @@ void EncodeReply(const Reply& reply, std::string* out) {
     w.MaybeString("model", reply.model);
     w.MaybeArray("outputs", reply.outputs, [&](const TensorHeader& tensor) { Write(w, tensor); });
     if (reply.timing != Timing{}) Write(w.Key("timing"), reply.timing);
+    w.MaybeString("digest", reply.digest);
     w.MaybeArray("models", reply.models, [&](const ModelDescription& model) { Write(w, model); });
     if (reply.ready) w.Key("ready").True();
     w.MaybeArray("services", reply.services, [&](const ServiceHealth& service) { Write(w, service); });
+    w.MaybeUnsigned("max_frame_bytes", reply.max_frame_bytes);
+    w.MaybeUnsigned("max_message_bytes", reply.max_message_bytes);
   });
 }
 

@@ -54,11 +54,11 @@ struct Request {
 };
 
 struct Timing {
-  uint64_t queued_us = 0;    // from arrival until its first operator range was sent to the worker
-  uint64_t executed_us = 0;  // sum over its rounds, command sent to completion seen
+  uint64_t queued_us = 0;    // from arrival until the round of its first operator range began
+  uint64_t executed_us = 0;  // sum over its ranges: begin of the round until completion seen
   uint64_t total_us = 0;     // arrival until the reply was handed to the socket
   uint32_t rounds = 0;
-  uint64_t predicted_us = 0;  // execution time that the controller predicted; 0: no prediction
+  uint64_t predicted_us = 0;  // of a whole pass alone, when its job was formed; 0: no prediction
   friend bool operator==(const Timing&, const Timing&) = default;
 };
 
@@ -69,6 +69,10 @@ struct TensorDescription {  // one input or output of a model
   bool has_range = false;         // integer inputs: allowed values [low, high]
   int64_t low = 0;
   int64_t high = 0;
+  bool range_to_sequence = false;  // the highest value is the query's own sequence length; `high` is the longest one
+  bool has_float_range = false;    // float inputs: allowed values [float_low, float_high]; NaN and Inf are not
+  double float_low = 0;
+  double float_high = 0;
   friend bool operator==(const TensorDescription&, const TensorDescription&) = default;
 };
 
@@ -79,6 +83,11 @@ struct ModelDescription {
   std::vector<int64_t> batch_sizes;       // buckets; a query is padded to the next one
   std::vector<int64_t> sequence_lengths;  // empty: no sequence dimension
   uint64_t qos_us = 0;                    // default latency target
+  bool batchable = true;                  // false: rows depend on each other, only the batch sizes listed are served
+  // What padding along the sequence does: "" nothing, "allowed" it changes answers and that was accepted, "exact" only
+  // the lengths listed are served.
+  std::string sequence_padding;
+  std::string digest;  // of description and model file, 64 hexadecimal digits
   friend bool operator==(const ModelDescription&, const ModelDescription&) = default;
 };
 
@@ -100,10 +109,13 @@ struct Reply {
   std::string model;
   std::vector<TensorHeader> outputs;
   Timing timing;
+  std::string digest;  // OK replies to kInfer: the first 16 digits of the model's
   // Reply to kModels / kHealth only:
   std::vector<ModelDescription> models;
   bool ready = false;
   std::vector<ServiceHealth> services;
+  uint64_t max_frame_bytes = 0;    // largest tensor that the server takes; 0: it does not say
+  uint64_t max_message_bytes = 0;  // largest message, header and tensors together
   friend bool operator==(const Reply&, const Reply&) = default;
 };
 

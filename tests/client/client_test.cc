@@ -2,11 +2,17 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "tests/client/fake_server.h"
 
@@ -65,6 +71,67 @@ TEST(ClientConnect, ErrorsNameTheAddress) {
   ASSERT_FALSE(nobody);
   EXPECT_EQ(nobody.error().code(), StatusCode::kUnavailable);
   EXPECT_THAT(nobody.error().message(), HasSubstr("tcp://127.0.0.1:1 "));
+}
+
+TEST(ClientConnect, OptionsThatMeanNothingAreRefused) {
+  const FakeServer server;
+  const std::vector<std::pair<std::string, std::function<void(ClientOptions&)>>> cases = {
+      {"connect_timeout", [](ClientOptions& o) { o.connect_timeout = 0ms; }},
+      {"connect_timeout", [](ClientOptions& o) { o.connect_timeout = std::chrono::milliseconds::min(); }},
+      {"receive_timeout", [](ClientOptions& o) { o.receive_timeout = -1ms; }},
+      {"linger", [](ClientOptions& o) { o.linger = -1ms; }},
+      {"linger", [](ClientOptions& o) { o.linger = std::chrono::milliseconds::max(); }},
+      {"reconnect_interval", [](ClientOptions& o) { o.reconnect_interval = 0ms; }},
+      {"max_outstanding", [](ClientOptions& o) { o.max_outstanding = 0; }},
+      {"high_water_mark", [](ClientOptions& o) { o.high_water_mark = -1; }},
+      {"max_frame_bytes", [](ClientOptions& o) { o.max_frame_bytes = 0; }},
+  };
+  for (const auto& [name, change] : cases) {
+    ClientOptions options = QuickOptions();
+    change(options);
+    const auto client = Client::Connect(server.address(), options);
+    ASSERT_FALSE(client) << name;
+    EXPECT_EQ(client.error().code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(client.error().message(), HasSubstr(name));
+  }
+}
+
+TEST(ClientConnect, LongTimeLimitsWaitOn) {
+  for (const auto limit : {kNoTimeout, std::chrono::milliseconds(1'000'000'000'000), kNoTimeout - 1ms}) {
+    FakeServer server(FakeServer::Ignore);
+    ClientOptions options = QuickOptions();
+    options.connect_timeout = options.receive_timeout = limit;
+    const auto client = ConnectTo(server, options);
+    auto reply = client->Submit(Query(4));
+    server.WaitForQueries(1);
+    EXPECT_EQ(reply.wait_for(20ms), std::future_status::timeout);
+    FakeServer::Echo(server, server.queries()[0]);
+    EXPECT_EQ(ValueOf(reply.get()), 4);
+  }
+}
+
+TEST(ClientConnect, ReachesIpv6AddressesAndNames) {
+  FakeServer server(FakeServer::Echo, "tcp://[::1]:*");
+  const auto client = ConnectTo(server);
+  ASSERT_NE(client, nullptr);
+  EXPECT_EQ(ValueOf(client->Infer(Query(1))), 1);
+
+  FakeServer local;
+  const std::string port = local.address().substr(local.address().rfind(':'));
+  const auto by_name = Client::Connect("tcp://localhost" + port, QuickOptions());
+  ASSERT_TRUE(by_name) << by_name.error().message();
+  EXPECT_EQ(ValueOf((*by_name)->Infer(Query(2))), 2);
+}
+
+TEST(ClientConnect, AnUnknownNameIsAnErrorAtOnce) {
+  const auto start = Clock::now();
+  ClientOptions options = QuickOptions();
+  options.connect_timeout = 60s;
+  const auto client = Client::Connect("tcp://nowhere.invalid:5570", options);
+  ASSERT_FALSE(client);
+  EXPECT_EQ(client.error().code(), StatusCode::kUnavailable);
+  EXPECT_THAT(client.error().message(), HasSubstr("'nowhere.invalid' has no address"));
+  EXPECT_LT(Clock::now() - start, 30s);
 }
 
 TEST(ClientInfer, RoundTripWithTensors) {
@@ -176,6 +243,12 @@ TEST(ClientInfer, BadRequestsAreRefusedHere) {
   request = Query(1);
   request.model = "";
   EXPECT_THAT(why(request), HasSubstr("model"));
+  request = Query(1);
+  for (const uint64_t qos_us : {kLongestQosUs + 1, uint64_t{1} << 63, ~uint64_t{0}}) {
+    request.qos_us = qos_us;
+    EXPECT_THAT(why(request), HasSubstr("a latency target is from 1us to 1h"));
+  }
+  request.qos_us = 0;
   request.model = std::string(protocol::kMaxNameBytes + 1, 'm');
   EXPECT_THAT(why(request), HasSubstr("model name"));
   EXPECT_TRUE(server.queries().empty());
@@ -183,8 +256,11 @@ TEST(ClientInfer, BadRequestsAreRefusedHere) {
 
 TEST(ClientInfer, ModelsAndHealth) {
   FakeServer server;
-  const std::vector<protocol::ModelDescription> described = {
-      {"m", {{"x", DType::kInt64, {"batch"}, true, 0, 9}}, {}, {1, 2}, {}, 5'000}};
+  std::vector<protocol::ModelDescription> described(1);
+  described[0].name = "m";
+  described[0].inputs = {{"x", DType::kInt64, {"batch"}, true, 0, 9}};
+  described[0].batch_sizes = {1, 2};
+  described[0].qos_us = 5'000;
   server.SetModels(described);
   server.SetReady(false);
   const auto client = ConnectTo(server);
@@ -223,7 +299,7 @@ TEST(ClientReplies, ATimeoutFailsOnlyItsQueryAndTheLateReplyIsDropped) {
   const auto reply = slow.get();
   ASSERT_FALSE(reply);
   EXPECT_EQ(reply.error().code(), StatusCode::kTimeout);
-  EXPECT_EQ(reply.error().message(), "no reply to query to model 'm' from " + server.address() + " within 300 ms");
+  EXPECT_EQ(reply.error().message(), "no reply to query to model 'm' from " + server.address() + " within 300ms");
   EXPECT_EQ(ValueOf(client->Infer(Query(3))), 3);
   FakeServer::Echo(server, server.queries()[0]);
   WaitFor(*client, &ClientCounters::late, 1);
@@ -357,6 +433,67 @@ TEST(ClientLimits, OutstandingQueriesAreBounded) {
   EXPECT_EQ(ValueOf(replies[0].get()), 0);
   auto accepted = client->Submit(Query(5));
   server.WaitForQueries(4);
+}
+
+TEST(ClientLimits, AQueryThatTheServerDoesNotTakeIsRefusedForItself) {
+  FakeServer server(FakeServer::Ignore);
+  server.SetLimits(1'000, 2'500);
+  const auto client = ConnectTo(server);
+  std::vector<std::future<Result<InferReply>>> waiting;
+  const auto numbers = [](const std::string& name, size_t count) { return Ints(name, std::vector<int64_t>(count)); };
+  for (size_t i = 0; i < 66; ++i) {
+    InferRequest request{.model = "m", .inputs = {numbers("x", 125)}};
+    waiting.push_back(client->Submit(std::move(request)));
+  }
+  const auto frame = client->Infer({.model = "m", .inputs = {numbers("x", 1), numbers("y", 126)}});
+  ASSERT_FALSE(frame);
+  EXPECT_EQ(frame.error().code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(frame.error().message(), HasSubstr("input 'y' has 1008 bytes; the server takes 1000 "));
+  const auto message =
+      client->Infer({.model = "m", .inputs = {numbers("x", 125), numbers("y", 125), numbers("z", 125)}});
+  ASSERT_FALSE(message);
+  EXPECT_THAT(message.error().message(), HasSubstr("the server takes 2500 "));
+  server.WaitForQueries(66);
+  for (const auto& query : server.queries()) FakeServer::Echo(server, query);
+  for (auto& reply : waiting) EXPECT_EQ(ValueOf(reply.get()), 0);
+}
+
+TEST(ClientLimits, AreLearnedFromTheNextAnswer) {
+  FakeServer server;
+  server.SetLimits(7, 0);
+  const auto client = ConnectTo(server);
+  EXPECT_FALSE(client->Infer(Query(1)));
+  server.SetLimits(8, 0);
+  EXPECT_EQ(client->Health()->max_frame_bytes, 8u);
+  EXPECT_EQ(ValueOf(client->Infer(Query(2))), 2);
+}
+
+// The child tells what it saw by its exit code; it must not run the parent's tests or destructors.
+TEST(ClientProcesses, AForkedChildIsToldToMakeItsOwnClient) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "ThreadSanitizer lets no thread start in a child of a process with several";
+#endif
+  FakeServer server;
+  auto client = ConnectTo(server);
+  ASSERT_EQ(ValueOf(client->Infer(Query(1))), 1);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);  // rather than hang
+    const auto refused = client->Infer(Query(2));
+    const bool told = !refused && refused.error().code() == StatusCode::kUnavailable &&
+                      refused.error().message().find("make a client of its own in the child") != std::string::npos;
+    const bool health_told = !client->Health();
+    client.reset();
+    auto own = Client::Connect(server.address(), QuickOptions());
+    const bool own_works = own && ValueOf((*own)->Infer(Query(3))) == 3;
+    if (own) own->reset();
+    _exit(told && health_told && own_works ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(ValueOf(client->Infer(Query(4))), 4) << "the parent's connection goes on";
 }
 
 TEST(ClientThreads, ManySubmitters) {

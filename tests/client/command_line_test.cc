@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "client/npy.h"
 #include "tests/client/fake_server.h"
@@ -26,12 +28,13 @@ class CommandLine : public ::testing::Test {
 
   CommandLine() : directory_(::testing::TempDir() + "command_line_test_" + std::to_string(::getpid())) {
     std::filesystem::create_directories(directory_);
-    server_.SetModels({{"m",
-                        {{"x", DType::kFloat32, {"batch", "2"}}},
-                        {{"y", DType::kFloat32, {"batch", "2"}}},
-                        {1, 2},
-                        {},
-                        5'000'000}});
+    protocol::ModelDescription model;
+    model.name = "m";
+    model.inputs = {{"x", DType::kFloat32, {"batch", "2"}}};
+    model.outputs = {{"y", DType::kFloat32, {"batch", "2"}}};
+    model.batch_sizes = {1, 2};
+    model.qos_us = 5'000'000;
+    server_.SetModels({model});
   }
   ~CommandLine() override { std::filesystem::remove_all(directory_); }
 
@@ -67,6 +70,7 @@ TEST_F(CommandLine, InferWritesItsOutputs) {
   const Json json = Json::parse(output.text.substr(0, output.text.find('\n')));
   EXPECT_EQ(json["status"], "OK");
   EXPECT_EQ(json["timing"]["total_us"], 30);
+  EXPECT_EQ(json["timing"]["executed_us"], 20);
   EXPECT_EQ(json["outputs"][0]["first_values"], Json({1.5, -2}));
   const auto written = ReadNpy(Path("out/x.npy"), "x");
   ASSERT_TRUE(written) << written.error().message();
@@ -78,8 +82,54 @@ TEST_F(CommandLine, InferInText) {
   const Output output = Run("infer --model m --synthetic 2x16 --qos-us 9000");
   EXPECT_EQ(output.exit_code, 0);
   EXPECT_THAT(output.text, HasSubstr("OK"));
+  EXPECT_THAT(output.text, HasSubstr("0.03 ms in the server: queued 0.01 ms, executed 0.02 ms in 1 rounds"));
   EXPECT_EQ(server_.queries()[0].header.sequence, 16u);
   EXPECT_EQ(server_.queries()[0].header.qos_us, 9'000u);
+}
+
+TEST_F(CommandLine, DurationsHaveUnits) {
+  const std::vector<std::pair<std::string, uint64_t>> targets = {
+      {"--qos 50ms", 50'000}, {"--qos 2.5s", 2'500'000}, {"--qos '800 us'", 800},    {"--qos 1min", 60'000'000},
+      {"--qos-us 50", 50},    {"--qos-us 50ms", 50'000}, {"--qos 1h", 3'600'000'000}};
+  for (const auto& [option, qos_us] : targets) {
+    EXPECT_EQ(Run("infer --model m --synthetic 1 --timeout 5s " + option).exit_code, 0) << option;
+    EXPECT_EQ(server_.queries().back().header.qos_us, qos_us) << option;
+  }
+  EXPECT_EQ(Run("load --rate 50 --duration 200ms --qos 50ms --no-payload").exit_code, 0);
+  EXPECT_EQ(server_.queries().back().header.qos_us, 50'000u);
+  EXPECT_EQ(Run("--timeout-s 1.5 load --rate 50 --seconds 0.2 --no-payload").exit_code, 0);
+}
+
+TEST_F(CommandLine, DurationsThatMeanNothingAreRefusedBeforeAnythingIsSent) {
+  for (const char* option : {"--qos 50",
+                             "--qos -1ms",
+                             "--qos 0s",
+                             "--qos 2h",
+                             "--qos 999999999999999999999h",
+                             "--qos inf",
+                             "--qos ''",
+                             "--qos-us -1",
+                             "--qos-us 0",
+                             "--qos-us 9223372036854775808",
+                             "--qos-us 18446744073709551615",
+                             "--qos-us nan",
+                             "--qos-us 1e3",
+                             "--qos 5ms --qos-us 5000",
+                             "--timeout 10",
+                             "--timeout 0s",
+                             "--timeout-s nan",
+                             "--timeout-s inf",
+                             "--timeout-s -1",
+                             "--timeout-s 1e9",
+                             "--timeout 1s --timeout-s 1",
+                             "--repeat -1",
+                             "--repeat 0"}) {
+    EXPECT_NE(Run(std::string("infer --model m --synthetic 1 ") + option).exit_code, 0) << option;
+  }
+  for (const char* option : {"--seconds nan", "--seconds -1", "--seconds inf", "--duration 5", "--rate nan"}) {
+    EXPECT_NE(Run(std::string("load --no-payload --rate 1 ") + option).exit_code, 0) << option;
+  }
+  EXPECT_TRUE(server_.queries().empty());
 }
 
 TEST_F(CommandLine, FailuresHaveAnExitCode) {
@@ -95,6 +145,7 @@ TEST_F(CommandLine, FailuresHaveAnExitCode) {
 }
 
 TEST_F(CommandLine, ModelsAndHealth) {
+  EXPECT_THAT(Run("models").text, HasSubstr("m: target 5s, batch 1, 2\n"));
   EXPECT_THAT(Run("models").text, HasSubstr("x float32[batch, 2]"));
   EXPECT_EQ(Json::parse(Run("models --json").text)["models"][0]["batch"], Json({1, 2}));
   EXPECT_EQ(Run("health").exit_code, 0);

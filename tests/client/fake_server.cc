@@ -17,6 +17,7 @@ void FakeServer::Echo(FakeServer& server, const Incoming& query) {
 FakeServer::FakeServer(Handler handler, const std::string& endpoint) : handler_(std::move(handler)) {
   socket_.set(zmq::sockopt::linger, 0);
   socket_.set(zmq::sockopt::sndhwm, 0);  // as the real server: at the default of 1000 a ROUTER drops replies
+  socket_.set(zmq::sockopt::ipv6, endpoint.find('[') != std::string::npos);
   socket_.bind(endpoint);
   address_ = socket_.get(zmq::sockopt::last_endpoint);
   thread_ = std::thread([this] { Run(); });
@@ -98,6 +99,8 @@ void FakeServer::Handle(Incoming incoming, const std::string& header) {
   }
   if (incoming.header.type == protocol::RequestType::kHealth) {
     reply.ready = ready_;
+    reply.max_frame_bytes = max_frame_bytes_;
+    reply.max_message_bytes = max_message_bytes_;
     for (const auto& model : reply.models) reply.services.push_back({model.name, "ready", 123, 0, 1, ""});
     reply.models.clear();
   }

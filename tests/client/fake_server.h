@@ -51,6 +51,11 @@ class FakeServer {
   // What models and health requests are answered with: no models and ready, unless set.
   void SetModels(std::vector<protocol::ModelDescription> models);
   void SetReady(bool ready) { ready_ = ready; }
+  // What health replies say about sizes; 0: nothing.
+  void SetLimits(uint64_t max_frame_bytes, uint64_t max_message_bytes) {
+    max_frame_bytes_ = max_frame_bytes;
+    max_message_bytes_ = max_message_bytes;
+  }
 
  private:
   void Run();
@@ -62,6 +67,8 @@ class FakeServer {
   std::string address_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> ready_{true};
+  std::atomic<uint64_t> max_frame_bytes_{0};
+  std::atomic<uint64_t> max_message_bytes_{0};
   mutable std::mutex mutex_;
   std::condition_variable arrived_;
   std::vector<protocol::ModelDescription> models_;  // guarded by mutex_

@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
 
 #include "client/load_report.h"
 
@@ -62,6 +65,56 @@ TEST(LoadServiceSyntax, ErrorsShowTheSyntax) {
     ASSERT_FALSE(service) << bad;
     EXPECT_THAT(service.error().message(), HasSubstr("NAME[:weight=W]")) << bad;
   }
+}
+
+TEST(LoadPlanning, FloatsStayInsideTheirRange) {
+  const std::vector<std::pair<double, double>> ranges = {
+      {0.01, 1.0}, {-3, -2}, {0, 60'000}, {-1e-7, 1e-7}, {-1e39, 1e39}};
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64}) {
+    for (const auto& [low, high] : ranges) {
+      protocol::ModelDescription model;
+      model.name = "m";
+      model.batch_sizes = {500};
+      model.inputs = {{"x", dtype, {"batch"}}};
+      model.inputs[0].has_float_range = true;
+      model.inputs[0].float_low = low;
+      model.inputs[0].float_high = high;
+      const auto plan = PlanLoad({model}, {}, Options(10, 1));
+      ASSERT_TRUE(plan);
+      const Tensor& x = plan->choices[0].request.inputs[0];
+      double smallest = high, largest = low;
+      for (size_t i = 0; i < 500; ++i) {
+        const double value = ElementAt(dtype, x.bytes, i);
+        ASSERT_TRUE(value >= low && value <= high) << DTypeName(dtype) << " " << value;
+        smallest = std::min(smallest, value);
+        largest = std::max(largest, value);
+      }
+      if (high < 1e5) {
+        EXPECT_GT(largest - smallest, 0.5 * (high - low)) << DTypeName(dtype) << " " << low;
+      }
+    }
+  }
+}
+
+TEST(LoadPlanning, ALengthIsNoLongerThanItsSequence) {
+  auto models = Models();
+  models[1].inputs[0] = {"lengths", DType::kInt64, {"batch"}, true, 1, 32, true};
+  const auto plan = PlanLoad(models, {{"text", 1, {8}, {5}}}, Options(10, 1));
+  ASSERT_TRUE(plan);
+  for (const int64_t length : plan->choices[0].request.inputs[0].ToVector<int64_t>()) {
+    EXPECT_TRUE(length >= 1 && length <= 5) << length;
+  }
+}
+
+TEST(LoadPlanning, ModelsThatAreNotPaddedGetTheirBucketsOnly) {
+  auto models = Models();
+  models[1].batchable = false;
+  models[1].sequence_padding = "exact";
+  EXPECT_TRUE(PlanLoad(models, {{"text", 1, {8}, {16}}}, Options(10, 1)));
+  EXPECT_THAT(PlanLoad(models, {{"text", 1, {4}, {16}}}, Options(10, 1)).error().message(),
+              HasSubstr("batch 4 is no bucket"));
+  EXPECT_THAT(PlanLoad(models, {{"text", 1, {8}, {17}}}, Options(10, 1)).error().message(),
+              HasSubstr("seq 17 is no bucket"));
 }
 
 TEST(LoadPlanning, SamePlanForTheSameSeed) {

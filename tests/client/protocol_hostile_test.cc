@@ -1,6 +1,7 @@
 // What the decoders do with headers that no honest peer sends. Headers are built from JSON values.
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -49,6 +50,11 @@ Json SyntheticHeader() {
 }
 Json ReplyHeader() {
   const Json tensor = {{"name", "x"}, {"dtype", "int64"}, {"dims", {"batch", "3"}}, {"range", {0, 9}}};
+  const Json claims = {{"name", "x"},
+                       {"dtype", "float32"},
+                       {"dims", {"batch"}},
+                       {"range_to_sequence", true},
+                       {"float_range", {0.5, 1.5}}};
   return {
       {"v", 1},
       {"id", 5},
@@ -59,11 +65,17 @@ Json ReplyHeader() {
       {"outputs", Json::array({{{"name", "y"}, {"dtype", "float32"}, {"shape", {1}}}})},
       {"timing", {{"queued_us", 1}, {"executed_us", 2}, {"total_us", 3}, {"rounds", 4}, {"predicted_us", 5}}},
       {"models", Json::array({{{"name", "m"},
-                               {"inputs", Json::array({tensor})},
+                               {"inputs", Json::array({tensor, claims})},
                                {"outputs", Json::array({tensor})},
                                {"batch", {1, 2}},
                                {"sequence", {8}},
-                               {"qos_us", 7}}})},
+                               {"qos_us", 7},
+                               {"batchable", false},
+                               {"sequence_padding", "exact"},
+                               {"digest", "ab"}}})},
+      {"digest", "ab"},
+      {"max_frame_bytes", 8},
+      {"max_message_bytes", 9},
       {"ready", true},
       {"services",
        Json::array(
@@ -105,13 +117,20 @@ void ExpectTypesChecked(const Json& header, DecodeError (*decode)(const std::str
       if (both_integers || free_text || (original.is_boolean() && value.is_boolean())) continue;
       if (FieldName(place).ends_with("pid") && value.is_number_integer()) continue;
       const bool in_range = original.is_number_integer() && header.at(place.parent_pointer()) == Json({0, 9});
-      if (in_range && value == -3) continue;  // may be negative
+      if (in_range && value == -3) continue;                  // may be negative
+      if (original.is_number_float() && value.is_number()) {  // order is checked, and named by the range
+        Json changed = header;
+        changed[place] = value;
+        const std::string field = decode(Pack(changed)).field;
+        EXPECT_TRUE(field.empty() || field == FieldName(place.parent_pointer())) << changed << ": " << field;
+        continue;
+      }
       Json changed = header;
       changed[place] = value;
       const DecodeError error = decode(Pack(changed));
       std::string expected = FieldName(place);
       if (original.is_array() && value.is_array()) {  // an entry of the wrong type, or too few entries
-        expected += original == Json({0, 9}) ? "" : "[0]";
+        expected += original == Json({0, 9}) || original == Json({0.5, 1.5}) ? "" : "[0]";
       }
       if (original.is_object() && value.is_object()) {  // a key is missing in the replacement
         EXPECT_TRUE(error.field.starts_with(expected) || error.message == "was accepted") << changed;
@@ -278,6 +297,26 @@ TEST(ProtocolLimits, Numbers) {
   EXPECT_EQ(DecodeBadReply(Pack(header)).field, "models[0].inputs[0].range");
   header["models"][0]["inputs"][0]["range"] = {1, 2, 3};
   EXPECT_EQ(DecodeBadReply(Pack(header)).field, "models[0].inputs[0].range");
+}
+
+TEST(ProtocolLimits, FloatRanges) {
+  Json header = ReplyHeader();
+  const Json::json_pointer place("/models/0/inputs/1/float_range");
+  const auto field = [&](const Json& range) {
+    header[place] = range;
+    return DecodeBadReply(Pack(header)).field;
+  };
+  const std::string range = "models[0].inputs[1].float_range";
+  for (const Json& good : {Json({0.5, 0.5}), Json({-1e308, 1e308}), Json({0, 1}), Json({-3, 2.5})}) {
+    EXPECT_EQ(field(good), "") << good;
+  }
+  for (const Json& bad : {Json({1.5, 0.5}), Json::array({0.5}), Json({0.5, 1.0, 1.5}), Json::array()}) {
+    EXPECT_EQ(field(bad), range) << bad;
+  }
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(field({std::numeric_limits<double>::quiet_NaN(), 1.0}), range + "[0]");
+  EXPECT_EQ(field({0.0, kInf}), range + "[1]");
+  EXPECT_EQ(field({-kInf, 0.0}), range + "[0]");
 }
 
 TEST(ProtocolLimits, HeaderBytes) {

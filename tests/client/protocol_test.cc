@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <random>
 #include <string>
 #include <vector>
@@ -57,15 +60,49 @@ std::vector<GoldenReply> GoldenReplies() {
   ok.model = "resnet50";
   ok.outputs = {{"logits", DType::kFloat32, {1, 1000}}};
   ok.timing = {1200, 5300, 6800, 4, 5100};
+  ok.digest = "9f86d081884c7d65";
   Reply error;
   error.id = 8;
   error.status = StatusCode::kInvalidArgument;
   error.message = "unknown dtype 'float12'";
   error.field = "inputs[0].dtype";
+  Reply models;
+  models.id = 3;
+  ModelDescription gru;
+  gru.name = "gru";
+  gru.inputs.resize(2);
+  gru.inputs[0] = {.name = "x", .dtype = DType::kFloat32, .dims = {"batch", "sequence"}};
+  gru.inputs[0].has_float_range = true;
+  gru.inputs[0].float_low = 0.5;
+  gru.inputs[0].float_high = 1;
+  gru.inputs[1] = {.name = "lengths", .dtype = DType::kInt64, .dims = {"batch"}};
+  gru.inputs[1].has_range = true;
+  gru.inputs[1].low = 1;
+  gru.inputs[1].high = 16;
+  gru.inputs[1].range_to_sequence = true;
+  gru.batch_sizes = {2, 4};
+  gru.sequence_lengths = {8, 16};
+  gru.qos_us = 50'000;
+  gru.batchable = false;
+  gru.sequence_padding = "exact";
+  gru.digest = "9f86d081884c7d659f86d081884c7d659f86d081884c7d659f86d081884c7d65";
+  models.models = {gru};
+  models.max_frame_bytes = 64 << 20;
+  models.max_message_bytes = 128 << 20;
   return {{ok,
-           "86a17601a2696407a6737461747573a24f4ba56d6f64656ca87265736e65743530a76f7574707574739183a46e616d65a66c6f676"
-           "97473a56474797065a7666c6f61743332a573686170659201cd03e8a674696d696e6785a97175657565645f7573cd04b0ab657865"
-           "63757465645f7573cd14b4a8746f74616c5f7573cd1a90a6726f756e647304ac7072656469637465645f7573cd13ec"},
+           "87a17601a2696407a6737461747573a24f4ba56d6f64656ca87265736e65743530a76f7574707574739183a46e616d65a66c6f67"
+           "697473a56474797065a7666c6f61743332a573686170659201cd03e8a674696d696e6785a97175657565645f7573cd04b0ab6578"
+           "6563757465645f7573cd14b4a8746f74616c5f7573cd1a90a6726f756e647304ac7072656469637465645f7573cd13eca6646967"
+           "657374b039663836643038313838346337643635"},
+          {models,
+           "86a17601a2696403a6737461747573a24f4ba66d6f64656c739188a46e616d65a3677275a6696e707574739284a46e616d65a178"
+           "a56474797065a7666c6f61743332a464696d7392a56261746368a873657175656e6365ab666c6f61745f72616e676592cb3fe000"
+           "0000000000cb3ff000000000000085a46e616d65a76c656e67746873a56474797065a5696e743634a464696d7391a56261746368"
+           "a572616e6765920110b172616e67655f746f5f73657175656e6365c3a56261746368920204a873657175656e6365920810a6716f"
+           "735f7573cdc350a9626174636861626c65c2b073657175656e63655f70616464696e67a56578616374a6646967657374d9403966"
+           "38366430383138383463376436353966383664303831383834633764363539663836643038313838346337643635396638366430"
+           "38313838346337643635af6d61785f6672616d655f6279746573ce04000000b16d61785f6d6573736167655f6279746573ce0800"
+           "0000"},
           {error,
            "85a17601a2696408a6737461747573b0494e56414c49445f415247554d454e54a76d657373616765b7756e6b6e6f776e206474797"
            "0652027666c6f6174313227a56669656c64af696e707574735b305d2e6474797065"}};
@@ -124,8 +161,20 @@ class Generator {
     reply.outputs = Tensors();
     if (Below(2) == 0) reply.timing = {Number(), Number(), Number(), static_cast<uint32_t>(Number()), Number()};
     reply.ready = Below(2) == 0;
+    if (Below(2) == 0) reply.digest = Name();
+    if (Below(2) == 0) reply.max_frame_bytes = Number();
+    if (Below(2) == 0) reply.max_message_bytes = Number();
     for (uint64_t i = Below(4); i > 0; --i) {
-      ModelDescription model{Name(), Descriptions(), Descriptions(), Sizes(), Sizes(), Number()};
+      ModelDescription model;
+      model.name = Name();
+      model.inputs = Descriptions();
+      model.outputs = Descriptions();
+      model.batch_sizes = Sizes();
+      model.sequence_lengths = Sizes();
+      model.qos_us = Number();
+      model.batchable = Below(2) == 0;
+      if (Below(2) == 0) model.sequence_padding = Name();
+      if (Below(2) == 0) model.digest = Name();
       reply.models.push_back(std::move(model));
     }
     for (uint64_t i = Below(4); i > 0; --i) {
@@ -138,6 +187,12 @@ class Generator {
   uint64_t Below(uint64_t n) { return engine_() % n; }
   uint64_t Number() { return engine_() >> Below(65) % 64; }  // of every magnitude
   int64_t Signed() { return static_cast<int64_t>(Number()); }
+  double Real() {  // of every magnitude, finite
+    for (;;) {
+      const auto value = std::bit_cast<double>(engine_());
+      if (std::isfinite(value)) return value;
+    }
+  }
   int64_t Size() { return static_cast<int64_t>(Number() >> 1); }
   std::string Name() {
     std::string name(1 + Below(kMaxNameBytes), ' ');
@@ -170,6 +225,13 @@ class Generator {
       tensor.dtype = static_cast<DType>(Below(kDTypes.size()));
       tensor.dims.resize(Below(kMaxRank + 1));
       for (std::string& dim : tensor.dims) dim = Name();
+      tensor.range_to_sequence = Below(4) == 0;
+      tensor.has_float_range = Below(2) == 0;
+      if (tensor.has_float_range) {
+        const double x = Real(), y = Real();
+        tensor.float_low = std::min(x, y);
+        tensor.float_high = std::max(x, y);
+      }
       tensor.has_range = Below(2) == 0;
       if (!tensor.has_range) continue;
       const int64_t a = Signed(), b = Signed();
@@ -211,6 +273,25 @@ TEST(ProtocolRoundTrip, RandomReplies) {
     ASSERT_TRUE(result) << i << " " << result.error().field << " " << result.error().message;
     ASSERT_EQ(decoded, reply) << i;
   }
+}
+
+TEST(ProtocolRoundTrip, ClaimsThatAreLeftOutHaveTheirDefaults) {
+  Reply reply;
+  reply.models.resize(1);
+  reply.models[0].name = "m";
+  std::string encoded;
+  EncodeReply(reply, &encoded);
+  for (const char* key : {"batchable", "sequence_padding", "digest", "max_frame_bytes"}) {
+    EXPECT_EQ(encoded.find(key), std::string::npos) << key;
+  }
+  Reply decoded;  // of another model before
+  decoded.models.resize(1);
+  decoded.models[0].batchable = false;
+  decoded.digest = "old";
+  decoded.max_frame_bytes = 5;
+  ASSERT_TRUE(DecodeReply(AsBytes(encoded), &decoded));
+  EXPECT_EQ(decoded, reply);
+  EXPECT_TRUE(decoded.models[0].batchable);
 }
 
 TEST(ProtocolRoundTrip, StatusesThatStayAtHomeGoOutAsInternal) {

@@ -1,5 +1,6 @@
 // Any bytes as a configuration, and what follows a NUL as command-line settings, one a line: an error that names its
-// place or a valid configuration, never a crash. Relative model paths start in configs/, so that valid ones exist.
+// place or a valid configuration, never a crash. The bytes are read as a duration, too: what is one has a text that
+// says the same. Relative model paths start in configs/, so that valid ones exist.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -7,12 +8,24 @@
 #include <string_view>
 #include <vector>
 
+#include "base/duration.h"
 #include "controller/config/config.h"
 #include "models/tensor_layout.h"
 #include "shm/layout.h"
 
+namespace {
+
+void CheckDuration(std::string_view text) {
+  const auto ns = abacus::ParseDuration(text);
+  if (ns && abacus::ParseDuration(abacus::FormatDuration(*ns)).value_or(*ns + 1) != *ns) std::abort();
+  if (!ns && ns.error().message().empty()) std::abort();
+}
+
+}  // namespace
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string_view text(reinterpret_cast<const char*>(data), size);
+  CheckDuration(text);
   std::vector<std::string> overrides;
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
     std::string_view rest = text.substr(nul + 1);

@@ -14,6 +14,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   if (spec->bucket_count() == 0 || spec->bucket_count() > abacus::kMaxBuckets) std::abort();
+  for (const abacus::TensorSpec& input : spec->inputs) {
+    const auto& range = input.range;
+    if (range && range->low > range->high) std::abort();
+    if (range && range->to_sequence && (!spec->has_sequence() || range->low > spec->sequence_lengths[0])) std::abort();
+    if (input.float_range && !(input.float_range->low <= input.float_range->high)) std::abort();
+  }
+  for (const abacus::OperatorLibrary& library : spec->libraries) {
+    if (library.sha256.size() != 64 || library.file.string().find("/models/") != 0) std::abort();
+  }
   for (size_t i = 0; i < spec->bucket_count(); ++i) {
     const abacus::Bucket bucket = spec->bucket(i);
     if (spec->FindBucket(bucket.batch, bucket.sequence) != i) std::abort();

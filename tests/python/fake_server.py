@@ -21,22 +21,29 @@ def reply(header: dict[str, Any], frames: list[bytes] = (), **fields: Any) -> li
 
 def echo(header: dict[str, Any], frames: list[bytes]) -> list[list[bytes]]:
     """Outputs are the inputs."""
-    return [reply(header, frames, model=header["model"], outputs=header["inputs"])]
+    return [reply(header, frames, model=header["model"], outputs=header.get("inputs", []))]
 
 
 class FakeServer:
-    """Answers health requests by itself and everything else by `handler`; keeps the headers that it saw."""
+    """Answers health requests by itself and everything else by `handler`; keeps the headers that it saw.
 
-    def __init__(self, handler: Handler, port: int | None = None) -> None:
+    `limits` are the keys about sizes in its health replies.
+    """
+
+    def __init__(
+        self, handler: Handler, port: int | None = None, host: str = "127.0.0.1", limits: dict[str, int] | None = None
+    ) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.limits = limits or {}
         self._handler = handler
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
-        self.port = port or self._socket.bind_to_random_port("tcp://127.0.0.1")
+        self._socket.ipv6 = host.startswith("[")
+        self.port = port or self._socket.bind_to_random_port(f"tcp://{host}")
         if port:
-            self._socket.bind(f"tcp://127.0.0.1:{port}")
-        self.address = f"tcp://127.0.0.1:{self.port}"
+            self._socket.bind(f"tcp://{host}:{port}")
+        self.address = f"tcp://{host}:{self.port}"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -54,7 +61,7 @@ class FakeServer:
             header = msgpack.unpackb(packed)
             if header["type"] == "health":
                 services = [{"name": "m", "state": "starting", "pid": 7, "restarts": 2, "message": "loading"}]
-                replies = [reply(header, ready=False, services=services)]
+                replies = [reply(header, ready=False, services=services, **self.limits)]
             else:
                 self.requests.append(header)
                 replies = self._handler(header, frames)
@@ -63,8 +70,8 @@ class FakeServer:
 
 
 @contextmanager
-def serving(handler: Handler, port: int | None = None) -> Iterator[FakeServer]:
-    server = FakeServer(handler, port)
+def serving(handler: Handler, port: int | None = None, **options: Any) -> Iterator[FakeServer]:
+    server = FakeServer(handler, port, **options)
     try:
         yield server
     finally:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import gc
+import math
+import multiprocessing
+import pickle
 import random
 import subprocess
 import sys
+import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import msgpack
 import numpy as np
 import pytest
-from abacus_client import AbacusError, Client, bfloat16_to_float32, float32_to_bfloat16
+from abacus_client import AbacusError, Client, Timing, bfloat16_to_float32, float32_to_bfloat16
+from abacus_client.durations import parse_duration
 from abacus_client.messages import MalformedReply, decode_reply
 from fake_server import echo, reply, serving
 
 ONE = {"x": np.ones(1, np.float32)}
 
 
-def error_of(future) -> AbacusError:
-    error = future.exception(timeout=10)
+def error_of(future, timeout_s: float = 10) -> AbacusError:
+    error = future.exception(timeout=timeout_s)
     assert isinstance(error, AbacusError)
     return error
 
@@ -55,15 +64,93 @@ def test_tensors_survive_the_round_trip(array):
     assert not result.outputs["x"].flags.writeable
 
 
-def test_bfloat16_travels_as_uint16():
-    values = np.array([1.0, -2.5, 3.14159, np.nan, np.inf], np.float32)
+def test_bfloat16_goes_in_as_bits_and_comes_out_as_its_values():
+    values = np.array([1.0, -2.5, 3.14159, np.nan, np.inf, -0.0, 1e-40], np.float32)
     bits = float32_to_bfloat16(values)
     with serving(echo) as server, Client(server.address) as client:
-        result = client.infer("m", {"x": (bits, "bfloat16")})
+        result = client.infer("m", {"x": (bits, "bfloat16"), "none": (bits[:0], "bfloat16")})
     assert server.requests[0]["inputs"][0]["dtype"] == "bfloat16"
     assert result.dtypes["x"] == "bfloat16"
-    assert np.array_equal(result.outputs["x"], bits)
-    np.testing.assert_allclose(bfloat16_to_float32(bits), values, rtol=1 / 128)
+    assert result.outputs["x"].dtype == np.float32 and result.outputs["none"].shape == (0,)
+    assert np.array_equal(float32_to_bfloat16(result.outputs["x"]), bits)
+    np.testing.assert_allclose(result.outputs["x"][:3], values[:3], rtol=1 / 128)
+    assert not result.outputs["x"].flags.writeable
+    with pytest.raises(ValueError, match="uint16, not float32"):
+        bfloat16_to_float32(result.outputs["x"])  # converted twice, they would be other numbers
+
+
+def _torch_inputs():
+    torch = pytest.importorskip("torch")
+    base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    return torch, {
+        "plain": base,
+        "grad": base.clone().requires_grad_(),
+        "transposed": base.t(),
+        "strided": base[:, ::2],
+        "expanded": base[:1].expand(3, 4),
+        "conjugate": torch.tensor([1 + 2j, 3 - 4j]).conj().imag,
+        "scalar": torch.tensor(3.5),
+        "empty": torch.empty(0, 4),
+        "half": base.half(),
+        "integers": torch.tensor([-1, 2**62]),
+        "boolean": base > 3,
+        "parameter": torch.nn.Parameter(base.double()),
+    }
+
+
+def test_torch_tensors_arrive_with_their_values():
+    torch, inputs = _torch_inputs()
+    with serving(echo) as server, Client(server.address) as client:
+        outputs = client.infer("m", inputs).outputs
+    for name, tensor in inputs.items():
+        assert outputs[name].dtype.name == str(tensor.dtype).removeprefix("torch."), name
+        assert np.array_equal(outputs[name], tensor.detach().resolve_neg().numpy()), name
+
+
+def test_torch_bfloat16_arrives_with_its_values():
+    torch = pytest.importorskip("torch")
+    tensor = (torch.arange(12).reshape(3, 4) / 8 - 0.5).to(torch.bfloat16).t().requires_grad_()
+    with serving(echo) as server, Client(server.address) as client:
+        result = client.infer("m", {"x": tensor, "scalar": torch.tensor(2.5, dtype=torch.bfloat16)})
+    assert [i["dtype"] for i in server.requests[0]["inputs"]] == ["bfloat16", "bfloat16"]
+    assert np.array_equal(result.outputs["x"], tensor.detach().float().numpy())
+    assert result.outputs["scalar"].shape == () and result.outputs["scalar"] == 2.5
+
+
+def test_a_tensor_of_a_gpu_is_copied():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    tensor = torch.arange(6, device="cuda", dtype=torch.bfloat16)
+    with serving(echo) as server, Client(server.address) as client:
+        assert client.infer("m", {"x": tensor}).outputs["x"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_torch_tensors_without_elements_are_refused():
+    torch = pytest.importorskip("torch")
+    bad = {"sparse": torch.eye(3).to_sparse(), "meta": torch.empty(2, device="meta"), "complex": torch.ones(1) * 1j}
+    with serving(echo) as server, Client(server.address) as client:
+        for name, tensor in bad.items():
+            with pytest.raises(AbacusError) as caught:
+                client.submit("m", {"x": tensor})
+            assert caught.value.status == "INVALID_ARGUMENT" and caught.value.field.startswith("inputs[0]"), name
+        assert not server.requests
+
+
+def test_bfloat16_of_ml_dtypes_sends_its_bits():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    array = np.array([1.5, -2.25], ml_dtypes.bfloat16)
+    with serving(echo) as server, Client(server.address) as client:
+        result = client.infer("m", {"x": array})
+    assert result.dtypes["x"] == "bfloat16" and result.outputs["x"].tolist() == [1.5, -2.25]
+
+
+def test_values_that_are_masked_are_not_sent():
+    with serving(echo) as server, Client(server.address) as client:
+        with pytest.raises(AbacusError, match="masked") as caught:
+            client.submit("m", {"x": np.ma.masked_equal([1.0, 2.0], 2.0)})
+        assert caught.value.field == "inputs[0]"
+        assert client.infer("m", {"x": np.ma.array([1.0, 2.0])}).outputs["x"].tolist() == [1, 2]
 
 
 def test_request_headers_hold_what_the_protocol_says():
@@ -287,6 +374,16 @@ def test_models_and_health():
         ("m", {"x": np.zeros((1,) * 9)}, "inputs[0].shape"),
         ("m", {"": np.zeros(1)}, "inputs[0].name"),
         ("m", {f"x{i}": np.zeros(1) for i in range(17)}, "inputs"),
+        ("m", {"x": [[1.0], [1.0, 2.0]]}, "inputs[0]"),
+        ("m", {"x": ["a"]}, "inputs[0].dtype"),
+        ("m", {"x": None}, "inputs[0].dtype"),
+        ("m", {"x": 2**70}, "inputs[0].dtype"),
+        ("m", {1: np.zeros(1)}, "inputs[0].name"),
+        ("m", {"\ud800": np.zeros(1)}, "inputs[0].name"),
+        ("m", np.zeros(3), "inputs"),
+        ("m", None, "inputs"),
+        (None, ONE, "model"),
+        (b"m", ONE, "model"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_at_once(model, inputs, field):
@@ -296,11 +393,395 @@ def test_what_cannot_be_sent_is_refused_at_once(model, inputs, field):
     assert caught.value.status == "INVALID_ARGUMENT" and caught.value.field == field
 
 
-def test_a_program_that_forgets_to_close_still_exits():
+# --- numbers and durations
+
+
+@pytest.mark.parametrize(
+    ("target", "expected_us"),
+    [
+        ({"qos_us": 5000}, 5000),
+        ({"qos_us": np.int64(5000)}, 5000),
+        ({"qos_us": np.uint8(200)}, 200),
+        ({"qos_us": np.float32(1500.25)}, 1500),
+        ({"qos_us": np.array(5000)}, 5000),
+        ({"qos_us": "50ms"}, 50_000),
+        ({"qos_us": 3_600_000_000}, 3_600_000_000),
+        ({"qos": "50ms"}, 50_000),
+        ({"qos": "2.5 s"}, 2_500_000),
+        ({"qos": "800us"}, 800),
+        ({"qos": "1min"}, 60_000_000),
+        ({"qos": "1h"}, 3_600_000_000),
+        ({"qos": "1500ns"}, 2),
+        ({"qos": timedelta(milliseconds=20)}, 20_000),
+        ({"qos_us": 0}, None),
+        ({"qos_us": np.float64(0)}, None),
+        ({}, None),
+    ],
+)
+def test_a_target_is_sent_in_microseconds(target, expected_us):
+    with serving(echo) as server, Client(server.address) as client:
+        client.infer("m", ONE, **target)
+        client.submit_synthetic("m", **target).result()
+    assert [request.get("qos_us") for request in server.requests] == [expected_us, expected_us]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *({"qos_us": value} for value in (-1, 2**63, 2**64, 10**400, 3_600_000_001, 0.25, math.inf, -math.inf)),
+        *({"qos_us": value} for value in (math.nan, True, None, "50", "fast", [50], np.arange(2), 1j)),
+        *({"qos": value} for value in ("0ms", "-1ms", "2h", "999ns", "9" * 40 + "s", "50", "ms", "1e3ms", "50 m", "")),
+        *({"qos": value} for value in (50, 0.05, timedelta(0), timedelta(days=1), timedelta(seconds=-1))),
+        {"qos": "50ms", "qos_us": 50_000},
+    ],
+    ids=lambda target: str(target)[:40],
+)
+def test_a_target_that_means_nothing_is_refused(target):
+    with serving(echo) as server, Client(server.address) as client:
+        with pytest.raises(AbacusError) as caught:
+            client.submit("m", ONE, **target)
+        assert caught.value.status == "INVALID_ARGUMENT" and caught.value.field in target
+        assert client.infer("m", ONE).model == "m"
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, -math.inf, "0s", "soon", "5", True, [1], timedelta(0)])
+@pytest.mark.parametrize("name", ["connect_timeout", "receive_timeout", "connect_timeout_s", "receive_timeout_s"])
+def test_a_time_limit_that_means_nothing_is_refused(name, value):
+    with pytest.raises(AbacusError) as caught:
+        Client("tcp://127.0.0.1:1", **{name: value})
+    assert caught.value.status == "INVALID_ARGUMENT" and name in caught.value.message
+
+
+@pytest.mark.parametrize("value", [math.inf, 1e9, 1e300, 10**400, np.float32(60), "1000h", timedelta(days=10_000)])
+def test_a_long_time_limit_waits_on(value):
+    held = []
+
+    def handler(header, frames):
+        held.extend(echo(header, frames))
+        return [held.pop(), held.pop()] if len(held) == 2 else []
+
+    with serving(handler) as server, Client(server.address, connect_timeout=value, receive_timeout=value) as client:
+        first = client.submit("m", ONE)
+        time.sleep(0.02)
+        assert not first.done()
+        client.infer("m", ONE)
+        assert first.result(timeout=10).model == "m"
+
+
+def test_a_time_limit_may_be_a_text():
+    with serving(lambda header, frames: []) as server, Client(server.address, receive_timeout="200ms") as client:
+        assert "within 0.2 s" in error_of(client.submit("m", ONE)).message
+    with pytest.raises(AbacusError, match="both given"):
+        Client("tcp://127.0.0.1:1", receive_timeout_s=3, receive_timeout="3s")
+
+
+def test_sizes_of_synthetic_queries_are_checked():
+    with serving(echo) as server, Client(server.address) as client:
+        for field, sizes in {"batch": [0, -1, 2**32, 1.5, True, "1"], "sequence": [-1, 2**32, None]}.items():
+            for size in sizes:
+                with pytest.raises(AbacusError) as caught:
+                    client.submit_synthetic("m", **{field: size})
+                assert caught.value.field == f"synthetic.{field}"
+        assert not server.requests
+        client.submit_synthetic("m", np.int32(4), np.uint16(64)).result()
+    assert server.requests[0]["synthetic"] == {"batch": 4, "sequence": 64}
+
+
+def test_the_same_texts_as_in_cpp_are_durations():
+    good = {"0s": 0, "1ns": 1, "2.5s": 2_500_000_000, "0.3ms": 300_000, "0.0004us": 0, "0.0005us": 1, "90 min": 54e11}
+    for text, nanoseconds in good.items():
+        assert parse_duration(text) == nanoseconds
+    bad = ("", "5", "ms", "-1ms", "+1ms", "1e3ms", ".5s", "5.s", "1ms ", " 1ms", "1MS", "inf", "nan", "0x1s", "\u0661s")
+    for text in bad:
+        with pytest.raises(ValueError, match="duration"):
+            parse_duration(text)
+    assert parse_duration("2562047h") < 2**63
+    with pytest.raises(ValueError, match="292 years"):
+        parse_duration("2562048h")
+
+
+# --- sizes
+
+
+def test_a_tensor_beyond_the_limit_is_refused_for_itself():
+    held = []
+
+    def handler(header, frames):
+        held.extend(echo(header, frames))
+        return held if header["model"] == "release" else []
+
+    with serving(handler, limits={"max_frame_bytes": 1000, "max_message_bytes": 2500}) as server:
+        with Client(server.address) as client:
+            waiting = [client.submit("m", {"x": np.zeros(250, np.float32)}) for _ in range(66)]
+            with pytest.raises(AbacusError, match="input 'y' has 1004 bytes; the server takes 1000") as caught:
+                client.submit("m", {"x": np.zeros(1, np.float32), "y": np.zeros(251, np.float32)})
+            assert caught.value.status == "INVALID_ARGUMENT" and caught.value.field == "inputs[1]"
+            with pytest.raises(AbacusError, match="the server takes 2500") as caught:
+                client.submit("m", {name: np.zeros(250, np.float32) for name in "abc"})
+            assert caught.value.field == "inputs"
+            client.submit("release", ONE)
+            assert all(future.result(timeout=10).model == "m" for future in waiting)
+
+
+def test_limits_that_the_server_changes_are_learned_from_its_next_answer():
+    with serving(echo, limits={"max_frame_bytes": 3}) as server, Client(server.address) as client:
+        with pytest.raises(AbacusError, match="the server takes 3"):
+            client.submit("m", ONE)
+        server.limits = {"max_frame_bytes": 4}
+        client.health()
+        assert client.infer("m", ONE).model == "m"
+
+
+def test_without_limits_from_the_server_nothing_is_refused():
+    with serving(echo) as server, Client(server.address) as client:
+        assert client.infer("m", {"x": np.zeros(10_000_000, np.uint8)}).model == "m"
+
+
+# --- addresses
+
+
+def test_an_ipv6_address_is_reached():
+    with serving(echo, host="[::1]") as server, Client(server.address) as client:
+        assert client.infer("m", ONE).model == "m"
+
+
+def test_a_host_name_is_reached():
+    with serving(echo) as server, Client(f"tcp://localhost:{server.port}") as client:
+        assert client.infer("m", ONE).model == "m"
+
+
+def test_an_unknown_host_name_is_an_error_at_once():
+    start = time.monotonic()
+    with pytest.raises(AbacusError, match="no address of host 'nowhere.invalid'") as caught:
+        Client("tcp://nowhere.invalid:5570", connect_timeout_s=60)
+    assert caught.value.status == "UNAVAILABLE" and time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("address", [None, 5570, b"tcp://127.0.0.1:1", "", "tcp://", "tcp://127.0.0.1", "tcp://:5570"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(AbacusError) as caught:
+        Client(address, connect_timeout_s=0.5)
+    assert caught.value.status == "INVALID_ARGUMENT" and caught.value.field == "address"
+
+
+# --- processes, and the end of a client
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AbacusError("TIMEOUT", "no reply"),
+        AbacusError("INVALID_ARGUMENT", "wrong", "inputs[0].shape", Timing(queued_us=5, predicted_us=9)),
+        MalformedReply("no id", 7),
+    ],
+)
+def test_every_error_survives_pickling_with_its_parts(error):
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for copied in (pickle.loads(pickle.dumps(error, protocol)), copy.copy(error), copy.deepcopy(error)):
+            assert type(copied) is type(error) and str(copied) == str(error) and vars(copied) == vars(error)
+
+
+def _ask_in_pool(address: str) -> None:
+    with Client(address) as client:
+        client.infer("m", ONE)
+
+
+def test_an_error_crosses_a_process_pool():
+    def refuse(header, frames):
+        return [reply(header, status="OVERLOADED", message="full", timing={"queued_us": 3})]
+
+    with serving(refuse) as server, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        error = error_of(pool.submit(_ask_in_pool, server.address), timeout_s=60)
+    assert (error.status, error.message, error.timing.queued_us) == ("OVERLOADED", "full", 3)
+
+
+def test_results_can_be_pickled():
+    with serving(echo) as server, Client(server.address) as client:
+        result = pickle.loads(pickle.dumps(client.infer("m", {"x": np.arange(5)})))
+    assert result.outputs["x"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_client_cannot_be_pickled_or_copied():
+    with serving(echo) as server, Client(server.address) as client:
+        for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="make a client in each process"):
+                attempt(client)
+        assert client.infer("m", ONE).model == "m"
+
+
+PREAMBLE = """
+import gc, os, signal, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from abacus_client import AbacusError, Client
+address = sys.argv[2]
+ONE = {"x": [1.0]}
+"""
+
+
+def run_program(server, body: str, timeout_s: float = 60) -> str:
     package = Path(sys.modules["abacus_client"].__file__).parents[1]
-    with serving(lambda header, frames: []) as server:
-        code = (
-            f"import sys; sys.path.insert(0, {str(package)!r})\n"
-            f"from abacus_client import Client; Client({server.address!r}).submit('m', {{'x': [1.0]}})"
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PREAMBLE + textwrap.dedent(body)]
+    done = subprocess.run(
+        [*command, str(package), server.address], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+def test_a_forked_child_is_told_to_make_its_own_client():
+    def handler(header, frames):
+        return [] if header["model"] == "silent" else echo(header, frames)
+
+    with serving(handler) as server:
+        output = run_program(
+            server,
+            """
+            client = Client(address)
+            pending = client.submit("silent", ONE)
+            client._connection._lock.acquire()  # as another thread may hold it at the fork
+            child = os.fork()
+            if child == 0:
+                attempts = {
+                    "infer": lambda: client.infer("m", ONE),
+                    "synthetic": lambda: client.submit_synthetic("m"),
+                    "health": client.health,
+                    "with": client.__enter__,
+                    "result": pending.result,
+                    "exception": pending.exception,
+                }
+                for name, attempt in attempts.items():
+                    try:
+                        attempt()
+                        print(name, "did not fail")
+                    except AbacusError as error:
+                        told = "make a client of its own in the child" in error.message
+                        print(name, error.status if told else error)
+                client.close()
+                del client, pending
+                gc.collect()
+                with Client(address) as own:
+                    print("own", own.infer("m", ONE).model, flush=True)
+                sys.exit(0)  # with everything that happens at exit
+            client._connection._lock.release()
+            print("child ended with", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            print("parent", client.infer("m", ONE).model)
+            """,
         )
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+    told = [f"{name} UNAVAILABLE" for name in ("infer", "synthetic", "health", "with", "result", "exception")]
+    assert output.splitlines() == [*told, "own m", "child ended with 0", "parent m"]
+
+
+def test_dropped_clients_leave_no_thread_and_no_descriptor():
+    with serving(echo) as server:
+        output = run_program(
+            server,
+            """
+            def held():
+                return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+            def make():
+                client = Client(address)
+                client.infer("m", ONE)
+                client.itself = client  # only the garbage collector finds it
+
+            closed = Client(address)
+            closed.close()
+            before = held()
+            kept = []
+            for i in range(1000):
+                make()
+                if i % 50 == 0:
+                    gc.collect()
+                if i % 10 == 0:
+                    kept.append(Client(address))
+                    kept[-1].close()
+            gc.collect()
+            for _ in range(500):
+                if held() == before:
+                    break
+                time.sleep(0.02)
+            print(held() == before, held(), before)
+            """,
+            timeout_s=120,
+        )
+    assert output.startswith("True"), output
+
+
+def test_a_query_of_a_dropped_client_is_still_answered():
+    release = threading.Event()
+
+    def handler(header, frames):
+        release.wait(10)
+        return echo(header, frames)
+
+    with serving(handler) as server:
+        future = Client(server.address).submit("m", ONE)
+        gc.collect()
+        release.set()
+        assert future.result(timeout=10).model == "m"
+
+
+def test_a_closed_client_says_so():
+    with serving(echo) as server:
+        with Client(server.address) as client:
+            with client:
+                client.infer("m", ONE)
+            for attempt in (client.models, client.health, client.__enter__, lambda: client.submit_synthetic("m")):
+                with pytest.raises(AbacusError, match="closed") as caught:
+                    attempt()
+                assert caught.value.status == "UNAVAILABLE"
+
+
+def test_an_interrupted_wait_leaves_the_client_usable():
+    def handler(header, frames):
+        return [] if header["model"] == "silent" else echo(header, frames)
+
+    with serving(handler) as server:
+        output = run_program(
+            server,
+            """
+            client = Client(address)
+            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+            try:
+                client.infer("silent", ONE)
+            except KeyboardInterrupt:
+                print("interrupted", client.infer("m", ONE).model)
+            """,
+        )
+    assert output == "interrupted m\n"
+
+
+def test_futures_can_be_awaited():
+    def handler(header, frames):
+        failed = [reply(header, status="OVERLOADED", message="full")]
+        return failed if header["model"] == "bad" else echo(header, frames)
+
+    async def ask(client):
+        good, bad = await asyncio.gather(
+            *(asyncio.wrap_future(client.submit(model, ONE)) for model in ("good", "bad")), return_exceptions=True
+        )
+        return good.model, bad.status
+
+    with serving(handler) as server, Client(server.address) as client:
+        assert asyncio.run(ask(client)) == ("good", "OVERLOADED")
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "client.submit('m', ONE)",
+        "client.infer('echo', ONE)",
+        "client.submit('m', ONE).add_done_callback(lambda _: print('told'))",
+        "client.submit('echo', ONE).add_done_callback(lambda _: time.sleep(60)); time.sleep(0.3)",
+        "threading.Thread(target=client.submit, args=('m', ONE)).start()",
+        "sys.modules['kept'] = client; client.itself = client; client.submit('m', ONE)",
+    ],
+)
+def test_a_program_that_forgets_to_close_still_exits(ending):
+    def handler(header, frames):
+        return echo(header, frames) if header["model"] == "echo" else []
+
+    with serving(handler) as server:
+        run_program(server, f"client = Client(address, receive_timeout_s=float('inf')); {ending}", timeout_s=20)

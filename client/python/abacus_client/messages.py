@@ -5,6 +5,7 @@ client/protocol.h is the reference: the same keys, names and limits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +41,11 @@ STATUSES = frozenset(
 class Timing:
     """Microseconds, measured at the controller."""
 
-    queued_us: int = 0  # arrival until its first operator range was sent to the worker
+    queued_us: int = 0  # arrival until the round of its first operator range began
     executed_us: int = 0  # sum over its rounds
     total_us: int = 0  # arrival until the reply was handed to the socket
     rounds: int = 0
-    predicted_us: int = 0  # execution time that the controller predicted; 0: no prediction
+    predicted_us: int = 0  # of a whole pass alone, when its job was formed; 0: no prediction
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Result:
     timing: Timing
     model: str
     status: str = "OK"
+    digest: str = ""  # of the model that answered: the first 16 hexadecimal digits
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class TensorDescription:
     dtype: str
     dims: tuple[str, ...]  # a number, "batch" or "sequence"
     range: tuple[int, int] | None = None  # allowed values, integer inputs
+    range_to_sequence: bool = False  # the highest is the query's own sequence length; `range` has the longest one
+    float_range: tuple[float, float] | None = None  # allowed values, float inputs; NaN and infinities are not
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class ModelDescription:
     batch_sizes: tuple[int, ...]
     sequence_lengths: tuple[int, ...]  # empty without a sequence dimension
     qos_us: int  # default latency target
+    batchable: bool = True  # False: rows of a batch depend on each other, only the batch sizes listed are served
+    # What padding along the sequence does: "" nothing, "allowed" it changes answers and that was accepted, "exact" only
+    # the lengths listed are served.
+    sequence_padding: str = ""
+    digest: str = ""  # of description and model file, 64 hexadecimal digits
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,8 @@ class ServiceHealth:
 class Health:
     ready: bool
     services: tuple[ServiceHealth, ...]
+    max_frame_bytes: int = 0  # largest tensor that the server takes; 0: it does not say
+    max_message_bytes: int = 0  # largest message, header and tensors together
 
 
 @dataclass
@@ -100,6 +111,8 @@ class Reply:
     models: tuple[ModelDescription, ...] = ()
     health: Health = Health(False, ())
     timing: Timing = Timing()
+    max_frame_bytes: int = 0  # of replies to models and health, as in Health
+    max_message_bytes: int = 0
 
 
 class MalformedReply(Exception):
@@ -210,15 +223,18 @@ def _decode(header: dict[str, Any], reply_id: int, frames: list[memoryview]) -> 
         )
         for i, item in enumerate(_list(header, "services", MAX_SERVICES))
     )
+    max_frame_bytes, max_message_bytes = (_get(header, key, int, 0) for key in ("max_frame_bytes", "max_message_bytes"))
     return Reply(
         id=reply_id,
         status=status,
         message=_get(header, "message", str, ""),
         field=_get(header, "field", str, ""),
-        result=Result(arrays, dtypes, timing, _get(header, "model", str, "")),
+        result=Result(arrays, dtypes, timing, _get(header, "model", str, ""), digest=_get(header, "digest", str, "")),
         models=tuple(_model(item, f"models[{i}].") for i, item in enumerate(_list(header, "models", MAX_SERVICES))),
-        health=Health(_get(header, "ready", bool, False), services),
+        health=Health(_get(header, "ready", bool, False), services, max_frame_bytes, max_message_bytes),
         timing=timing,
+        max_frame_bytes=max_frame_bytes,
+        max_message_bytes=max_message_bytes,
     )
 
 
@@ -230,6 +246,9 @@ def _model(item: dict[str, Any], path: str) -> ModelDescription:
         _integers(item, "batch", path),
         _integers(item, "sequence", path),
         _get(item, "qos_us", int, 0, path),
+        _get(item, "batchable", bool, True, path),
+        _get(item, "sequence_padding", str, "", path),
+        _get(item, "digest", str, "", path),
     )
 
 
@@ -238,15 +257,16 @@ def _tensor_descriptions(item: dict[str, Any], key: str, path: str) -> tuple[Ten
     for i, tensor in enumerate(_list(item, key, MAX_TENSORS, path)):
         where = f"{path}{key}[{i}]."
         dims = _get(tensor, "dims", list, [], where)
-        value_range = _integers(tensor, "range", where)
-        if not all(isinstance(dim, str) for dim in dims) or len(value_range) not in (0, 2):
-            raise MalformedReply(f"{where}dims or range: wrong type")
+        if not all(isinstance(dim, str) for dim in dims):
+            raise MalformedReply(f"{where}dims: expected strings")
         descriptions.append(
             TensorDescription(
                 _get(tensor, "name", str, None, where),
                 _dtype(tensor, where),
                 tuple(dims),
-                (value_range[0], value_range[1]) if value_range else None,
+                _range(tensor, "range", int, where),
+                _get(tensor, "range_to_sequence", bool, False, where),
+                _range(tensor, "float_range", (int, float), where),
             )
         )
     return tuple(descriptions)
@@ -269,9 +289,20 @@ def _list(item: dict[str, Any], key: str, limit: int, path: str = "") -> list[di
 
 def _integers(item: dict[str, Any], key: str, path: str) -> tuple[int, ...]:
     value = _get(item, key, list, [], path)
-    if not all(isinstance(entry, int) for entry in value):
+    if not all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value):
         raise MalformedReply(f"{path}{key}: expected integers")
     return tuple(value)
+
+
+def _range(item: dict[str, Any], key: str, kinds: Any, path: str) -> tuple[Any, Any] | None:
+    if key not in item:
+        return None
+    value = _get(item, key, list, [], path)
+    if len(value) != 2 or not all(isinstance(bound, kinds) and not isinstance(bound, bool) for bound in value):
+        raise MalformedReply(f"{path}{key}: expected two numbers")
+    if not value[0] <= value[1] or not all(math.isfinite(bound) for bound in value):
+        raise MalformedReply(f"{path}{key}: expected [lowest, highest], not {value}")
+    return value[0], value[1]
 
 
 def _dtype(item: dict[str, Any], path: str) -> str:

@@ -24,6 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from abacus_client import AbacusError, Client, ModelDescription, Result
+from abacus_client.durations import parse_duration
 
 CLASSIFIER = "efficientnet-lite0"
 EMBEDDER = "minilm"
@@ -69,7 +70,10 @@ def main() -> int:
     parser.add_argument(
         "--client", type=Path, help="abacus-client, the C++ client; without it that comparison is left out"
     )
-    parser.add_argument("--wait-s", type=float, default=180, help="longest wait for both models to be ready")
+    parser.add_argument(
+        "--wait", type=seconds, default="3min", help="longest wait for both models to be ready (default: %(default)s)"
+    )
+    parser.add_argument("--wait-s", dest="wait", type=float, help="the same as a number of seconds")
     args = parser.parse_args()
     try:
         with Client(args.address, connect_timeout_s=30, receive_timeout_s=60) as client:
@@ -81,8 +85,12 @@ def main() -> int:
     return 0
 
 
+def seconds(text: str) -> float:
+    return parse_duration(text) / 1e9
+
+
 def run(client: Client, args: argparse.Namespace) -> None:
-    models = wait_until_ready(client, args.wait_s)
+    models = wait_until_ready(client, args.wait)
     labels = (args.models / f"{CLASSIFIER}.labels.txt").read_text(encoding="utf-8").splitlines()
     image_dtype = models[CLASSIFIER].inputs[0].dtype
     tokenize = load_tokenizer(args.models / f"{EMBEDDER}.tokenizer")
