@@ -198,6 +198,61 @@ def test_start_shows_why_it_failed(name: str, tmp_path: Path) -> None:
     assert mps("status", "--name", name).returncode == 3
 
 
+DESCRIPTION = """
+name = "{0}"
+file = "{0}.pt"
+[buckets]
+batch = [1]
+[[inputs]]
+name = "x"
+dtype = "float32"
+shape = ["batch", 4]
+[[outputs]]
+name = "y"
+dtype = "float32"
+shape = ["batch", 2]
+"""
+
+
+def two_services(folder: Path, good: str, bad: str) -> Path:
+    """A configuration with a service of a model that is there, and one of a model file that says something else."""
+    torch = pytest.importorskip("torch")
+    torch.jit.trace(torch.nn.Linear(4, 2).eval(), torch.zeros(1, 4)).save(str(folder / f"{good}.pt"))
+    (folder / f"{bad}.pt").write_text("this is no TorchScript")
+    for name in (good, bad):
+        (folder / f"{name}.toml").write_text(DESCRIPTION.format(name))
+    config = folder / "config.toml"
+    services = "".join(f'[[service]]\nname = "{name}"\nmodel = "{name}.toml"\n' for name in (good, bad))
+    config.write_text('[server]\nlisten = "tcp://127.0.0.1:*"\n[worker]\ndevice = "cpu"\n' + services)
+    return config
+
+
+@pytest.mark.skipif(not (ROOT / "build" / "bin" / "abacus-worker").exists(), reason="built without LibTorch")
+def test_one_bad_model_does_not_stop_the_others(name: str, tmp_path: Path) -> None:
+    config = two_services(tmp_path, "good", "bad")
+    started = mps("start", str(config), "--name", name)
+    assert started.returncode == 3, started.stdout + started.stderr
+    assert "good: serving" in started.stdout
+    assert f"'{name}' serves at tcp://127.0.0.1:" in started.stdout
+    assert "bad is down" in started.stderr
+    assert str(tmp_path / "bad.pt") in started.stderr
+    assert "1 of 2 services are down: bad; the others serve" in started.stderr
+    services = {service["service"]: service for service in status(name)["services"]}
+    assert (services["good"]["state"], services["good"]["refused"]) == ("serving", False)
+    assert (services["bad"]["state"], services["bad"]["refused"]) == ("failed", True)
+    assert services["bad"]["generation"] == 1, "tried once"
+    infer(name, "good")
+
+    assert mps("stop", "--name", name).returncode == 0
+    (tmp_path / "good.pt").unlink()
+    failed = mps("start", str(config), "--name", name)
+    assert failed.returncode == 1
+    assert "did not start" in failed.stderr
+    assert str(tmp_path / "good.pt") in failed.stderr
+    assert str(tmp_path / "bad.pt") in failed.stderr
+    assert mps("status", "--name", name).returncode == 3, "nothing is left running"
+
+
 def test_a_taken_port_is_named(name: str) -> None:
     assert mps(*START, "--name", name).returncode == 0
     endpoint = status(name)["endpoint"]

@@ -7,6 +7,7 @@ import os
 import pwd
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,98 @@ def test_read_config_goes_by_what_the_controller_says(tmp_path: Path) -> None:
     assert "'fake' did not start" in start.stderr
 
 
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_exported_when_the_file_that_it_names_is_missing(tmp_path: Path) -> None:
+    store = tmp_path / "models" / "store"
+    store.mkdir(parents=True)
+    (tmp_path / "models" / "abacus_export").mkdir()
+    (tmp_path / "models" / "abacus_export" / "cli.py").touch()
+    (tmp_path / "models" / "export.py").touch()
+    python = make_program(tmp_path / "python", f'echo "$ABACUS_WORKER $*" >>{tmp_path}/exports\n')
+
+    def exports(name: str) -> list[str]:
+        (tmp_path / "exports").write_text("")
+        bash(
+            f"ABACUS_ROOT={tmp_path} BIN=/bin/of/ours SETUP_LOG={tmp_path}/log PYTHON={python}\n"
+            f"ensure_models cpu {name}"
+        )
+        return (tmp_path / "exports").read_text().splitlines()
+
+    export = f"/bin/of/ours/abacus-worker {tmp_path}/models/export.py m --out {store} --device cpu"
+    assert exports("m") == [export], "there is no description"
+    description = 'name = "m"\nfile = "m.0123456789ab.pt"\n\n[[libraries]]\nfile = "other.so"\n'
+    (store / "m.toml").write_text(description)
+    assert exports("m") == [export], "the model file is missing"
+    (store / "m.0123456789ab.pt").touch()
+    assert exports("m") == []
+
+    (store / "n.toml").write_text('name = "n"\n')
+    (store / "n.pt").touch()
+    assert exports("n") == [], "the usual name"
+
+
+# --- start ------------------------------------------------------------------------------------------------------------
+
+
+def start(folder: Path, *services: tuple[str, str, bool, str]) -> subprocess.CompletedProcess[str]:
+    """start_controller with stand-ins: services are name, state, refused and error, as abacus-status has them."""
+    config = {
+        "run_dir": str(folder / "run"),
+        "server": {"name": "x", "drain_timeout_ms": 0},
+        "worker": {"device": "fake", "gpu": ["0"], "mps": False, "load_timeout_s": 1},
+        "service": [{"name": name, "model": f"/elsewhere/{name}.toml", "gpu": "0"} for name, _, _, _ in services],
+    }
+    state = {
+        "endpoint": "tcp://here:1",
+        "policy": "fcfs",
+        "services": [
+            {"service": name, "state": state, "device": "fake", "refused": refused, "error": error}
+            for name, state, refused, error in services
+        ],
+    }
+    make_program(
+        folder / "abacus-controller",
+        f"[[ $* == *--check* ]] || exec sleep 1000\ncat <<'END'\n{json.dumps(config)}\nEND\n",
+    )
+    make_program(folder / "abacus-status", f"cat <<'END'\n{json.dumps(state)}\nEND\n")
+    return bash(
+        f"BIN={folder} PYTHON=$(find_python)\nensure_device_needs() {{ :; }}\n"
+        f"start_controller {ROOT}/configs/fake.toml 0\n"
+        'echo "down=${STARTED_DOWN[*]}"; stop_controller "$STARTED_FOLDER" quiet',
+        check=False,
+    )
+
+
+def test_start_names_the_services_that_are_down_and_leaves_the_others(tmp_path: Path) -> None:
+    serving = ("a", "serving", False, "")
+    whole = start(tmp_path, serving, ("b", "serving", False, ""))
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert "'x' serves at tcp://here:1\n" in whole.stdout
+    assert whole.stdout.endswith("down=\n")
+
+    refused = ("b", "failed", True, "b is down; /m/b.pt: is not TorchScript")
+    started = time.monotonic()
+    some = start(tmp_path, serving, refused)
+    assert time.monotonic() - started < 4, "what is down for good is not waited for"
+    assert some.stdout.endswith("down=b\n")
+    assert "warning: b is down; /m/b.pt: is not TorchScript\n" in some.stderr
+    assert "warning: 1 of 2 services are down: b; the others serve\n" in some.stderr
+
+    crashing = ("c", "failed", False, "out of memory")
+    some = start(tmp_path, serving, crashing)
+    assert some.stdout.endswith("down=c\n"), "after a while, one that may come back counts, too"
+    assert "warning: c: out of memory\n" in some.stderr
+
+
+def test_start_fails_when_no_service_is_left(tmp_path: Path) -> None:
+    failed = start(tmp_path, ("a", "failed", True, "a is down; x"), ("b", "failed", True, "b is down; y"))
+    assert failed.returncode == 1
+    assert "'x' did not start: a is down; x\nb is down; y\n" in failed.stderr
+    assert not (tmp_path / "run" / "x" / "controller.pid").exists()
+
+
 # --- CUDA MPS ---------------------------------------------------------------------------------------------------------
 
 FAKE_SMI = """
@@ -246,7 +339,7 @@ class Gpus:
     def use(self, *gpus: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run(
             f'CONFIG_GPUS=({" ".join(gpus)}); use_gpus "$FOLDER"\n'
-            'echo "pipe=${CUDA_MPS_PIPE_DIRECTORY:-}"; echo "arguments=${GPU_ARGUMENTS[*]}"',
+            'echo "pipe=${CUDA_MPS_PIPE_DIRECTORY:-}"',
             check=check,
             **environment,
         )
@@ -273,9 +366,8 @@ def gpus(tmp_path: Path):
 
 
 def test_one_gpu_has_one_daemon(gpus: Gpus) -> None:
-    pipe = gpus.run_dir / "mps" / "pipe"
     used = gpus.use("1")
-    assert f"pipe={pipe}\narguments=--set worker.gpu=0 --set service.a.gpu=0 --set service.b.c.gpu=0\n" in used.stdout
+    assert used.stdout.endswith("pipe=\n"), "the controller finds the daemon by itself"
     assert "starting the CUDA MPS daemon for GPU 1" in used.stdout
     assert gpus.daemons() == {"mps": "GPU-bbbb"}
     assert gpus.started() == ["GPU-bbbb"]
@@ -283,7 +375,7 @@ def test_one_gpu_has_one_daemon(gpus: Gpus) -> None:
     # One that is still there is used again, by whatever name its GPU goes, but not for another GPU.
     gpus.use("GPU-bbbb")
     assert gpus.started() == ["GPU-bbbb"]
-    assert "arguments=--set worker.gpu=0\n" in gpus.use("0").stdout
+    gpus.use("0")
     assert gpus.daemons() == {"mps": "GPU-aaaa"}
 
     gpus.run('stop_mps "$FOLDER"')
@@ -293,7 +385,7 @@ def test_one_gpu_has_one_daemon(gpus: Gpus) -> None:
 
 def test_several_gpus_have_a_daemon_each(gpus: Gpus) -> None:
     used = gpus.use("1", "0")
-    assert used.stdout.endswith("pipe=\narguments=\n"), "the controller finds the daemons by itself"
+    assert used.stdout.endswith("pipe=\n"), "the controller finds the daemons by itself"
     assert gpus.daemons() == {"mps-0": "GPU-bbbb", "mps-1": "GPU-aaaa"}
     assert gpus.started() == ["GPU-bbbb", "GPU-aaaa"]
 
@@ -325,7 +417,7 @@ def test_a_daemon_of_the_users_own_is_left_alone(gpus: Gpus, tmp_path: Path) -> 
     os.mkfifo(own / "control")
     used = gpus.use("1", CUDA_MPS_PIPE_DIRECTORY=str(own))
     assert f"using the CUDA MPS daemon of {own}" in used.stdout
-    assert f"pipe={own}\narguments=\n" in used.stdout
+    assert f"pipe={own}\n" in used.stdout
     assert gpus.daemons() == {}
     several = gpus.use("0", "1", CUDA_MPS_PIPE_DIRECTORY=str(own))
     assert "is not used: with several GPUs" in several.stderr
@@ -334,6 +426,6 @@ def test_a_daemon_of_the_users_own_is_left_alone(gpus: Gpus, tmp_path: Path) -> 
 
 def test_without_mps_nothing_is_started(gpus: Gpus) -> None:
     for setting in ("CONFIG_MPS=false", "CONFIG_DEVICE=cpu"):
-        quiet = gpus.run(f'{setting} CONFIG_GPUS=(0 1); use_gpus "$FOLDER"; echo "${{GPU_ARGUMENTS[*]}}"')
-        assert quiet.stdout == "\n"
+        quiet = gpus.run(f'{setting} CONFIG_GPUS=(0 1); use_gpus "$FOLDER"')
+        assert quiet.stdout == ""
     assert not gpus.log.exists()
