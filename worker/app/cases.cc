@@ -7,7 +7,9 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
+#include <fstream>
 #include <optional>
+#include <sstream>
 #include <system_error>
 #include <utility>
 
@@ -101,6 +103,41 @@ Status CheckRange(const TensorSpec& spec, const RecordedTensor& recorded, const 
   return Status::Ok();
 }
 
+// By output.
+Result<std::vector<double>> ReadTolerances(const fs::path& folder, const ModelSpec& spec) {
+  std::vector<double> tolerances(spec.outputs.size(), spec.tolerance);
+  const fs::path file = folder / "tolerance";
+  if (!fs::exists(file)) return tolerances;
+  std::ifstream lines(file);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string name, rest;
+    double value = 0;
+    const bool good = words >> name >> value && !(words >> rest) && value >= 0;
+    const auto output = std::ranges::find(spec.outputs, name, &TensorSpec::name);
+    if (!good || output == spec.outputs.end()) {
+      return Error(Refuse(file, c10::str("\"", line, "\" is not the name of an output and a tolerance")));
+    }
+    tolerances[static_cast<size_t>(output - spec.outputs.begin())] = value;
+  }
+  return tolerances;
+}
+
+// Adds to the report what the answers differ by.
+void Compare(const BucketPlan& plan, const std::vector<at::Tensor>& expected, const std::vector<at::Tensor>& actual,
+             const std::vector<double>& tolerances, CaseReport* report) {
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const std::string where = c10::str("output \"", plan.outputs[i].name, "\" at ", plan.label);
+    const Result<double> difference = CompareOutput(where, expected[i], actual[i], tolerances[i]);
+    if (!difference) {
+      if (report->error.empty()) report->error = difference.error().message();
+      continue;
+    }
+    report->difference = std::max(report->difference, *difference);
+    if (*difference > 0) report->of_tolerance = std::max(report->of_tolerance, *difference / tolerances[i]);
+  }
+}
+
 }  // namespace
 
 Result<std::vector<fs::path>> FindCases(const fs::path& dir) {
@@ -128,6 +165,9 @@ Result<CaseReport> CheckCase(ModelBench& bench, const fs::path& folder) {
   const auto recorded_outputs = ReadTensors(folder, spec.outputs, &query, &batch_known);
   if (!recorded_outputs) return Error(recorded_outputs.error());
 
+  const auto tolerances = ReadTolerances(folder, spec);
+  if (!tolerances) return Error(tolerances.error());
+
   const BucketPlan plan = PlanShape(spec, query, /*seed=*/0);
   const std::optional<uint32_t> bucket = spec.FindBucket(query.batch, query.sequence);
   if (!bucket) {
@@ -152,12 +192,7 @@ Result<CaseReport> CheckCase(ModelBench& bench, const fs::path& folder) {
   for (const std::vector<uint32_t>& chain : {std::vector<uint32_t>{}, {0, cuts.back()}, cuts}) {
     ABACUS_RETURN_IF_ERROR(bench.RunOther(*bucket));
     ABACUS_RETURN_IF_ERROR(bench.Run(*bucket, chain));
-    const Result<double> difference = CompareOutputs(plan, expected, bench.outputs(), spec.tolerance);
-    if (difference) {
-      report.difference = std::max(report.difference, *difference);
-    } else if (report.error.empty()) {
-      report.error = difference.error().message();
-    }
+    Compare(plan, expected, bench.outputs(), *tolerances, &report);
   }
   return report;
 }

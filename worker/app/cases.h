@@ -1,9 +1,10 @@
 // Recorded cases: inputs and the outputs that a model must give for them, as NumPy files.
 //
 //   DIR/CASE/NAME.npy    one for every input and output of the model, all of the same rows and length
+//   DIR/CASE/tolerance   optional: lines "NAME VALUE", for an output another tolerance than the model's
 //
 // Each case is one query: it runs in the bucket that a server would choose, uncut and cut, and its answers are compared
-// with the recorded ones within the model's tolerance.
+// with the recorded ones within the tolerance, max|a - b| / max|b|.
 //
 // Free of LibTorch headers. Thread rule: the bench's thread. Errors: NOT_FOUND or INVALID_ARGUMENT with the file, what
 // is wrong with it, and what the model takes; a case that a server would refuse is one.
@@ -26,10 +27,11 @@ Result<std::vector<std::filesystem::path>> FindCases(const std::filesystem::path
 
 struct CaseReport {
   std::string name;
-  std::string label;      // "batch 3, sequence 20"
-  uint32_t bucket = 0;    // it ran in
-  double difference = 0;  // relative, the largest of all ways to run it
-  std::string error;      // an answer is not what was recorded
+  std::string label;        // "batch 3, sequence 20"
+  uint32_t bucket = 0;      // it ran in
+  double difference = 0;    // relative, the largest of all ways to run it
+  double of_tolerance = 0;  // the same in tolerances of the output
+  std::string error;        // an answer is not what was recorded
   bool ok() const { return error.empty(); }
 };
 

@@ -124,6 +124,7 @@ void PrintCase(const ModelSpec& spec, const CheckOptions& options, const CaseRep
   json["case"] = report.name;
   json["bucket"] = report.bucket;
   json["difference"] = report.difference;
+  json["of_tolerance"] = report.of_tolerance;
   json["ok"] = report.ok();
   if (!report.ok()) json["error"] = report.error;
   PrintLine(json.dump());

@@ -117,6 +117,16 @@ Status ClaimCheck::CheckRows(const Bucket& bucket, bool thorough) const {
       const Tensors far = MakeSampleInputs(spec_, bucket, kOtherSeed, largest);
       ABACUS_RETURN_IF_ERROR(compare(last, OtherRows(spec_, inputs, far, last), false));
     }
+    // Values of one sign, too: a question to all rows at once may be answered by rows of both signs alone.
+    if (const auto scales = ScalesOf(spec_);
+        !usual_only_ && std::ranges::find(scales, SampleScale::kUnit) != scales.end()) {
+      const Tensors positive = MakeSampleInputs(spec_, bucket, kSeed, SampleScale::kUnit);
+      if (const Result<Tensors> answers = serving_(positive)) {
+        for (const Tensors& changed : {OtherRows(spec_, positive, others, last), NanRows(spec_, positive, last)}) {
+          ABACUS_RETURN_IF_ERROR(CompareRow(bucket, last, *answers, changed, false));
+        }
+      }
+    }
     if (!usual_only_) {
       for (const int64_t row : {int64_t{0}, last}) {
         ABACUS_RETURN_IF_ERROR(compare(row, NanRows(spec_, inputs, row), false));

@@ -100,6 +100,39 @@ bool TakesOut(const Node& node) {
   return !node.inputs().empty() && std::ranges::find(kKinds, NameOf(node)) != kKinds.end();
 }
 
+// The input of its node that `value` is a view of, or that it is; nullptr: none by the operator's schema.
+const Value* Viewed(const Value* value) {
+  const Node& node = *value->node();
+  const c10::FunctionSchema* schema = node.maybeSchema();
+  if (schema == nullptr || value->offset() >= schema->returns().size()) return nullptr;
+  const c10::AliasInfo* made = schema->returns()[value->offset()].alias_info();
+  if (made == nullptr) return nullptr;
+  for (size_t i = 0; i < schema->arguments().size() && i < node.inputs().size(); ++i) {
+    const c10::AliasInfo* given = schema->arguments()[i].alias_info();
+    if (given != nullptr && given->beforeSets() == made->beforeSets()) return node.input(i);
+  }
+  return nullptr;
+}
+
+// Whether all that the operator writes to was made by another operator during the query, or is the query's own input.
+// LibTorch's analysis counts what was ever put into a list as one with all that lists hold, weights of a recurrent
+// layer included.
+bool WritesToFreshMemory(const Node& node, const torch::jit::Graph& graph) {
+  const c10::FunctionSchema* schema = node.maybeSchema();
+  if (schema == nullptr) return false;
+  for (size_t i = 0; i < schema->arguments().size() && i < node.inputs().size(); ++i) {
+    const c10::AliasInfo* info = schema->arguments()[i].alias_info();
+    if (info == nullptr || !info->isWrite()) continue;
+    const Value* origin = node.input(i);
+    while (const Value* viewed = Viewed(origin)) origin = viewed;
+    const bool query_input = origin->node() == graph.param_node() && origin != graph.inputs()[0];
+    const bool made = origin->node()->maybeSchema() != nullptr &&
+                      origin->type()->isSubtypeOf(*c10::TensorType::get()) && !TakesOut(*origin->node());
+    if (!query_input && !made) return false;
+  }
+  return true;
+}
+
 bool MakesIntegers(const Node& node) {
   static constexpr std::array<std::string_view, 6> kCasts = {"aten::long", "aten::int",     "aten::_cast_Long",
                                                              "aten::Int",  "aten::type_as", "aten::_cast_Int"};
@@ -149,7 +182,7 @@ Status CheckStateless(const std::shared_ptr<torch::jit::Graph>& graph) {
     if (node->kind() == torch::jit::prim::SetAttr) {
       status = Refuse(*node, c10::str("changes attributes of the module (", node->s(torch::jit::attr::name),
                                       "), so that one query would affect the next; ", kExportAgain, " state"));
-    } else if (node->blocks().empty() && aliases.writesToAlias(node, lasting)) {
+    } else if (node->blocks().empty() && aliases.writesToAlias(node, lasting) && !WritesToFreshMemory(*node, *graph)) {
       status = Refuse(*node, c10::str("changes attributes of the module or constants, so that one query would affect "
                                       "the next; ",
                                       kExportAgain, " state, or let it write to a copy"));

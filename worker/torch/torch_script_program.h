@@ -3,7 +3,8 @@
 // Load: load; freeze; on a GPU optimize_for_inference; each step proven against the module as exported (load_check.h);
 // then what the description claims is checked on what will serve (claim_check.h). LibTorch's optimisations have been
 // wrong before, so none is trusted unchecked: one that fails its proof leaves the model served without it, with a
-// warning; a frozen graph that fails is refused.
+// warning; a frozen graph that fails is refused. Batch norms, sums and products that follow a convolution are folded
+// into it by LibTorch's passes; freeze() folds nothing itself (torch_script_program.cc says why).
 //
 // On the CPU optimize_for_inference is never used. Its conversion to oneDNN keeps one operation per name within a piece
 // of code, so that a second clamp takes the bounds of the first, its ReLU turns NaN into numbers in most runs, and it

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -63,13 +64,31 @@ TEST_F(CasesTest, AreAnsweredAsRecorded) {
   EXPECT_THAT(output_, HasSubstr("\"case\":\"whole\",\"bucket\":0"));
 }
 
+TEST_F(CasesTest, MayHaveATolerantOrAStricterComparison) {
+  Write("case", "x", {1, 2}, {1, 2});
+  Write("case", "y", {1, 2}, {3, 5.5});
+  const auto tolerance = [&](const std::string& text) { std::ofstream(cases_ / "case" / "tolerance") << text; };
+  tolerance("y 0.2\n");
+  EXPECT_EQ(Check(), 0) << output_ << errors_;
+  const nlohmann::json report = nlohmann::json::parse(output_);
+  EXPECT_NEAR(report["difference"].get<double>(), 0.5 / 5.5, 1e-6);
+  EXPECT_NEAR(report["of_tolerance"].get<double>(), 0.5 / 5.5 / 0.2, 1e-6);
+  tolerance("y 0.05\n");
+  EXPECT_EQ(Check(), 1);
+  for (const char* wrong : {"z 0.1\n", "y much\n", "y -1\n", "y 0.1 0.2\n"}) {
+    tolerance(wrong);
+    EXPECT_EQ(Check(), 2) << wrong;
+    EXPECT_THAT(errors_, HasSubstr("is not the name of an output and a tolerance"));
+  }
+}
+
 TEST_F(CasesTest, FailWhereAnAnswerIsNotTheRecordedOne) {
   Write("right", "x", {1, 2}, {1, 2});
   Write("right", "y", {1, 2}, {3, 5});
   Write("wrong", "x", {1, 2}, {1, 2});
   Write("wrong", "y", {1, 2}, {3, 5.5});
   EXPECT_EQ(Check(), 1);
-  EXPECT_THAT(output_, HasSubstr("\"case\":\"right\",\"bucket\":0,\"difference\":0.0,\"ok\":true"));
+  EXPECT_THAT(output_, HasSubstr("\"case\":\"right\",\"bucket\":0,\"difference\":0.0,\"of_tolerance\":0.0,\"ok\":true"));
   EXPECT_THAT(output_, HasSubstr("output \\\"y\\\""));
 }
 
