@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -21,7 +21,6 @@ from .runner import Runner
 from .spec import ALLOWED, BATCH, EXACT, SEQUENCE, ExportError, ModelSpec, TensorSpec, last_line
 
 _ATTEMPTS = 4  # to draw inputs that the module takes
-_SIZES_IN_GAP = 4
 _ROW_RUNS = 6
 _PADDING_SEEDS = 2
 _MAX_MASKS = 4
@@ -99,6 +98,14 @@ class _Pass:
     inputs: Tensors
     outputs: Tensors
 
+    def precise(self, runner: Runner) -> tuple[Tensors, float] | None:
+        """The outputs in double precision, as Precise gives them; computed once."""
+        if not self._precise:
+            self._precise.append(runner.precise.run_and_look(self.inputs))
+        return self._precise[0]
+
+    _precise: list[tuple[Tensors, float] | None] = field(default_factory=list)
+
 
 class _Claims:
     def __init__(self, runner: Runner, script: nn.Module, spec: ModelSpec) -> None:
@@ -114,19 +121,30 @@ class _Claims:
             if batch > 1 and (found := self._other_rows_matter(batch, sequence)):
                 return found
         ends = sorted({*self._spec.sequence[:1], *self._spec.sequence[-1:]}) or [0]
-        for (rows, batch), sequence in itertools.product(_sizes_between(self._spec.batch), ends):
-            if found := self._padding_rows_matter(rows, batch, sequence):
-                return found
+        for sequence in ends:
+            alone: dict[int, _Pass | str] = {}
+            for rows, batch in _rows_below(self._spec.batch):
+                if rows not in alone:
+                    alone[rows] = self._plain(rows, sequence, salt=20)
+                if found := self._padding_rows_matter(alone[rows], rows, batch):
+                    return found
         return None
 
     def _other_rows_matter(self, batch: int, sequence: int) -> str | None:
         """One row among others of several kinds, at the same size: every difference that is no rounding counts."""
         specs = self._spec.inputs
-        inputs = self._runner.inputs(batch, sequence, salt=11)
-        kinds = self._kinds_of_rows(inputs, batch, sequence)
         rows = (0, batch // 2, batch - 1)
-        for what in self._modules:
-            base = self._run(what, inputs)
+        usual, *others = self._runner.scales
+        # Values of one sign, too: a question to all rows at once may be answered by rows of both signs alone.
+        for what, scale in [*((what, usual) for what in self._modules), *((self._script, s) for s in others[:2])]:
+            inputs = self._runner.inputs(batch, sequence, 11, scale)
+            kinds = self._kinds_of_rows(inputs, batch, sequence)
+            try:
+                base = self._run(what, inputs)
+            except ExportError:
+                if scale == usual:
+                    raise
+                continue
             for i in range(max(_ROW_RUNS, len(kinds))):
                 row = rows[i % len(rows)]
                 kind, others = kinds[(i + i // len(kinds)) % len(kinds)]
@@ -152,13 +170,12 @@ class _Claims:
             kinds.append(("NaN", [x.new_full(x.shape, float("nan")) if is_open else x for is_open, x in pairs]))
         return kinds
 
-    def _padding_rows_matter(self, rows: int, batch: int, sequence: int) -> str | None:
+    def _padding_rows_matter(self, plain: _Pass | str, rows: int, batch: int) -> str | None:
         """The module at its own size against the saved file at the bucket's, which is what serves."""
-        plain = self._plain(rows, sequence, salt=20)
         if isinstance(plain, str):
             return f"the module itself fails at batch {rows}: {plain}"
         padded = self._run(self._script, sampling.pad_batch(self._spec.inputs, plain.inputs, batch))
-        found = self._difference(_Part(BATCH, 0, rows), plain, padded)
+        found = self._effect(_Part(BATCH, 0, rows), plain, padded)
         return None if found is None else f"{found} is another when {rows} rows are padded to {batch}"
 
     # ---- positions of a sequence
@@ -166,15 +183,22 @@ class _Claims:
     def effect_of_padding(self) -> str | None:
         """What padding along the sequence changes, or why that cannot be known; None: it is harmless."""
         scales = self._runner.scales
+        has_masks = any(tensor.is_two_valued and SEQUENCE in tensor.shape for tensor in self._spec.inputs)
+        buckets_above: dict[int, list[int]] = {}
         for bucket in self._spec.sequence:
             for length in _lengths_below(bucket, self._spec.sequence):
-                for seed in range(_PADDING_SEEDS):
-                    if found := self._padding_matters(length, bucket, 30 + seed, scales[(seed + length) % len(scales)]):
+                buckets_above.setdefault(length, []).append(bucket)
+        for length, buckets in sorted(buckets_above.items()):
+            # The last draw masks nothing, as most queries do; of one position none ever does.
+            for seed in range(_PADDING_SEEDS + (has_masks and length > 1)):
+                scale, unmasked = scales[(seed + length) % len(scales)], seed == _PADDING_SEEDS
+                plain = self._plain(self._spec.batch[0], length, 30 + seed, scale, unmasked)
+                for bucket in buckets:
+                    if found := self._padding_matters(plain, length, bucket, scale):
                         return f"padding a query of length {length} to {bucket} changes its answer ({found})"
         return None
 
-    def _padding_matters(self, length: int, bucket: int, salt: int, scale: str) -> str | None:
-        plain = self._plain(self._spec.batch[0], length, salt, scale)
+    def _padding_matters(self, plain: _Pass | str, length: int, bucket: int, scale: str) -> str | None:
         if isinstance(plain, str):
             # At the first scale every model must work; others are not for all.
             return f"the module itself fails at that length: {plain}" if scale == self._runner.scales[0] else None
@@ -183,11 +207,8 @@ class _Claims:
             padded = self._run(self._script, sampling.pad_sequence(self._spec.inputs, plain.inputs, bucket))
         except ExportError as error:
             return f"it fails: {last_line(error.__cause__ or error)}"
-        if (found := self._difference(part, plain, padded)) is not None:
+        if (found := self._effect(part, plain, padded)) is not None:
             return found
-        effect = self._precise_difference(part, plain.inputs, padded.inputs)
-        if effect:
-            return f"relative error {effect:.1e} in double precision"
         try:
             unpadded = self._run(self._script, plain.inputs)
         except ExportError:
@@ -200,15 +221,27 @@ class _Claims:
     def _run(self, what: str, inputs: Tensors) -> _Pass:
         return _Pass(inputs, self._runner.run(self._modules[what], inputs, what))
 
-    def _plain(self, batch: int, sequence: int, salt: int, scale: str | None = None) -> _Pass | str:
+    def _plain(
+        self, batch: int, sequence: int, salt: int, scale: str | None = None, unmasked: bool = False
+    ) -> _Pass | str:
         """A pass of the module at this size; or why it takes no inputs of it."""
         reason = ""
         for attempt in range(_ATTEMPTS):
+            inputs = self._runner.inputs(batch, sequence, salt + 100 * attempt, scale)
+            if unmasked:
+                inputs = sampling.unmasked(self._spec.inputs, inputs)
             try:
-                return self._run("module", self._runner.inputs(batch, sequence, salt + 100 * attempt, scale))
+                return self._run("module", inputs)
             except ExportError as error:
                 reason = last_line(error.__cause__ or error)
         return reason
+
+    def _effect(self, part: _Part, plain: _Pass, padded: _Pass) -> str | None:
+        """What padding changes, also where that is less than single precision shows."""
+        if (found := self._difference(part, plain, padded)) is not None:
+            return found
+        effect = self._precise_difference(part, plain, padded)
+        return f"an output (relative error {effect:.1e} in double precision)" if effect else None
 
     def _difference(self, part: _Part, first: _Pass, second: _Pass, same_module: str | None = None) -> str | None:
         """The output whose part differs by more than rounding.
@@ -220,7 +253,7 @@ class _Claims:
         name, error = max(zip((spec.name for spec in specs), errors, strict=True), key=lambda item: item[1])
         if error <= (0.0 if same_module else self._spec.tolerance):
             return None
-        effect = self._precise_difference(part, first.inputs, second.inputs)
+        effect = self._precise_difference(part, first, second)
         if effect is None and same_module and error <= self._spec.tolerance:
             again = self._run(same_module, first.inputs).outputs
             effect = float(all(same_bits(a, b) for a, b in zip(first.outputs, again, strict=True)))
@@ -228,14 +261,14 @@ class _Claims:
             return None
         return f"output {name!r} (relative error {error:.1e})"
 
-    def _precise_difference(self, part: _Part, first: Tensors, second: Tensors) -> float | None:
+    def _precise_difference(self, part: _Part, first: _Pass, second: _Pass) -> float | None:
         """The difference in double precision, 0 where rounding explains it. None: it does not run so."""
-        found = [self._runner.precise.run_and_look(inputs) for inputs in (first, second)]
+        found = [item.precise(self._runner) for item in (first, second)]
         if any(item is None for item in found):
             return None
-        (a, rounding), (b, _) = found
+        (a, rounding), (b, other_rounding) = found
         effect = max(_errors(part, self._spec.outputs, a, b))
-        return effect if effect > rounding else 0.0
+        return effect if effect > max(rounding, other_rounding) else 0.0
 
 
 def _errors(part: _Part, specs: tuple[TensorSpec, ...], first: Tensors, second: Tensors) -> list[float]:
@@ -244,12 +277,11 @@ def _errors(part: _Part, specs: tuple[TensorSpec, ...], first: Tensors, second: 
     return [relative_error(a, b, largest_value(whole)) for a, b, whole in pairs]
 
 
-def _sizes_between(sizes: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """(size, bucket) of what is padded to a bucket; of a large gap the ends and the middle."""
-    for low, high in zip((0, *sizes), sizes, strict=False):
-        between = range(low + 1, high)
-        chosen = between if len(between) <= _SIZES_IN_GAP else {low + 1, (low + high) // 2, high - 1}
-        yield from ((size, high) for size in sorted(chosen))
+def _rows_below(sizes: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """(rows, bucket) of queries in larger jobs: also of one that has a bucket of its own."""
+    for bucket in sizes:
+        below = {1, bucket // 2, bucket - 1, *sizes}
+        yield from ((rows, bucket) for rows in sorted(below) if 1 <= rows < bucket)
 
 
 def _lengths_below(bucket: int, buckets: tuple[int, ...]) -> list[int]:

@@ -48,7 +48,7 @@ def export(built: Built, order: Order, progress: Progress) -> ModelSpec:
             outputs = runner.discover_outputs(order.batch, order.sequence)
             runner.check_state(built.module, "module", batch, sequence)
             runner.check_first_query(batch, sequence)
-            tolerance = runner.tolerance(batch, sequence, progress)
+            tolerance = runner.tolerance(order.batch, order.sequence, progress)
             spec = ModelSpec(order.name, tolerance, built.inputs, outputs, order.batch, order.sequence)
             progress("to TorchScript")
             script = runner.to_torchscript(order.batch, order.sequence)

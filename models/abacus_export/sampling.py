@@ -57,6 +57,16 @@ def _random_tensor(spec: TensorSpec, batch: int, sequence: int, generator: torch
     return values.to(dtype)
 
 
+def unmasked(specs: tuple[TensorSpec, ...], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same query with nothing masked, by what `specs` say that the padding of a mask is."""
+    return [
+        torch.full_like(tensor, sum(range_of(spec, 0)) - spec.padding)
+        if spec.is_two_valued and SEQUENCE in spec.shape
+        else tensor
+        for spec, tensor in zip(specs, inputs, strict=True)
+    ]
+
+
 def range_of(spec: TensorSpec, sequence: int) -> tuple[int, int]:
     """The range of an integer input; without one small values, because an index must not leave its table."""
     low, high = spec.range or ((0, 100) if spec.dtype in ("uint8", "int8") else (0, 1))

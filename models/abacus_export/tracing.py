@@ -136,8 +136,22 @@ def _find_reads(module: nn.Module, inputs: list[torch.Tensor]) -> list[_Read]:
                 show(message, category, *rest, **named)
 
         warnings.showwarning = look
-        torch.jit.trace(module, copies, check_trace=False)
+        torch.jit.trace(_Copied(module), copies, check_trace=False)
     return follow.reads
+
+
+class _Copied(nn.Module):
+    """Copies what a module returns: under a dispatch mode the tracer does not see that a convolution's output is one.
+
+    It would refuse an output for which it knows no operator; of the operator before it only warnings matter here.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(output.clone() for output in tree_leaves(self.module(*inputs)))
 
 
 @dataclass
@@ -189,12 +203,19 @@ class _FollowInputs(TorchDispatchMode):
             if derived:
                 for tensor in made:
                     self._followed.add(tensor)
-                self._sizes_depend_on_inputs |= torch.Tag.dynamic_output_shape in func.tags
+                self._sizes_depend_on_inputs |= _size_depends_on_values(func, args)
         elif pending is not None:
             pending.harmless = not derived and not self._sizes_depend_on_inputs
         elif derived and func._schema.name in _SILENT_READS and torch.jit.is_tracing():  # no scripted function asks
             self.reads.append(_Read(place_of_call(), f"{func._schema.name} answers a Python bool", harmless=False))
         return result
+
+
+def _size_depends_on_values(func: torch._ops.OpOverload, args: tuple) -> bool:
+    """Indexing is tagged whatever the indices are: those that are numbers have a size of their own."""
+    if func is torch.ops.aten.index.Tensor:
+        return any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(args[1]))
+    return torch.Tag.dynamic_output_shape in func.tags
 
 
 def _tensors(values: object) -> Iterator[torch.Tensor]:

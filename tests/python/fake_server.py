@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 import zmq
+from abacus_client import AbacusError
 
 # From (header, tensor frames) to the replies to send now, each a list of frames.
 Handler = Callable[[dict[str, Any], list[bytes]], list[list[bytes]]]
@@ -76,3 +77,9 @@ def serving(handler: Handler, port: int | None = None, **options: Any) -> Iterat
         yield server
     finally:
         server.stop()
+
+
+def error_of(future, timeout_s: float = 10) -> AbacusError:
+    error = future.exception(timeout=timeout_s)
+    assert isinstance(error, AbacusError)
+    return error

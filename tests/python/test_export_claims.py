@@ -25,6 +25,21 @@ def test_a_dependence_below_the_tolerance_counts(capsys):
     assert "the rows of a batch depend on each other" in capsys.readouterr().out
 
 
+def test_a_question_to_all_rows_that_only_rows_of_one_sign_answer_counts(capsys):
+    assert claims("HalvedWherePositive", X, extra=("--script", "--batch", "2,4"))["batchable"] is False
+    assert "the rows of a batch depend on each other" in capsys.readouterr().out
+
+
+def test_a_query_whose_size_is_a_bucket_may_be_part_of_a_larger_job(capsys):
+    assert claims("TwiceInCompany", X, extra=("--script", "--batch", "1,2,4"))["batchable"] is False
+    assert "is another when 1 rows are padded to 2" in capsys.readouterr().out
+
+
+def test_an_effect_of_the_batch_size_below_the_tolerance_counts(capsys):
+    assert claims("SizeBeforeNorm", X, extra=("--batch", "2,4"))["batchable"] is False
+    assert "in double precision) is another when 1 rows are padded to 2" in capsys.readouterr().out
+
+
 def test_a_size_between_buckets_that_the_module_does_not_take_is_not_served(capsys):
     assert claims("NeedsEvenBatch", X, extra=("--batch", "2,4"))["batchable"] is False
     assert "the module itself fails at batch 1" in capsys.readouterr().out
@@ -73,6 +88,12 @@ def test_a_length_is_bounded_by_the_sequence_of_its_query(capsys):
     assert spec["inputs"][1]["range"] == [1, "sequence"]
     assert "sequence_padding" not in spec["buckets"] and "batchable" not in spec
     assert "note" not in capsys.readouterr().out
+
+
+def test_a_query_that_masks_nothing_counts(capsys):
+    inputs = ("x:float32:batch,sequence", "keep:int64:batch,sequence:0..1:pad=0")
+    assert claims("AsksForAllKept", *inputs, extra=("--sequence", "8"))["buckets"]["sequence_padding"] == "exact"
+    assert "padding a query of length 2 to 8 changes its answer" in capsys.readouterr().out
 
 
 def test_the_pad_values_of_two_masks_are_found_by_measuring(capsys):

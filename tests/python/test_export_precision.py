@@ -21,6 +21,13 @@ def test_the_tolerance_follows_from_how_much_the_module_rounds(capsys):
     assert capsys.readouterr().out.count("warning: the module rounds so much") == 1
 
 
+def test_the_tolerance_is_measured_at_the_largest_batch_too():
+    arguments = user_arguments("SharperInLargeBatches", "x:float32:batch,4:0.5..1", file="user_claims")
+    assert run(*arguments, "--batch", "1,4") == 0
+    # Half a unit in the last place of 3e5 is 0.016.
+    assert 0.03 < description()["tolerance"] < 0.1
+
+
 def test_half_precision_inside_of_a_float_interface_is_exported():
     assert run(*user_arguments("HalfInside", "x:float32:batch,4")) == 0
     spec, module = exported()

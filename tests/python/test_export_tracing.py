@@ -41,6 +41,21 @@ def test_a_choice_by_sizes_is_traced_and_verified_at_every_bucket(capsys):
     assert "differs from the module's at batch 3" in error and line_of("if x.shape[0] == 3") in error
 
 
+def test_a_choice_by_sizes_after_a_constant_index_is_traced_and_after_a_mask_refused(capsys):
+    assert run(*user_arguments("BranchAfterIndex", "x:float32:batch,4")) == 0
+    assert exported()[1](torch.ones(3, 4)).shape == (3, 2)
+    arguments = user_arguments("BranchAfterMask", "x:float32:batch,4")
+    capsys.readouterr()
+    assert run(*arguments) == 1
+    assert line_of("if count > 100") in capsys.readouterr().err
+
+
+def test_a_convolution_as_the_output_is_traced():
+    assert run(*user_arguments("ConvolutionLast", "x:float32:batch,3,6,6")) == 0
+    outputs = exported()[1](torch.randn(2, 3, 6, 6))
+    assert [tuple(output.shape) for output in outputs] == [(2, 4, 4, 4), (2, 3, 6, 6)]
+
+
 def test_a_batch_size_that_torch_nn_reads_as_a_value_is_traced(capsys):
     inputs = ("ids:int64:batch,sequence:0..9", "lengths:int64:batch:1..SEQUENCE")
     assert run(*user_arguments("PackedSequence", *inputs, extra=("--sequence", "4,8"))) == 0

@@ -21,9 +21,36 @@ class Centred(nn.Module):
         return self.linear(x - self.strength * x.mean(0, keepdim=True))
 
 
+class HalvedWherePositive(nn.Module):
+    """Scripted: the branch asks all rows at once, and batches of both signs all take the same one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x > 0).all()):
+            x = x / 2
+        return x + 1
+
+
 class ScaledBySize(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / x.shape[0]
+
+
+class TwiceInCompany(nn.Module):
+    """Scripted: one row alone is answered differently, two and more are not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.size(0) > 1 else x + 1
+
+
+class SizeBeforeNorm(nn.Module):
+    """The normalisation removes the factor up to its epsilon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x * x.size(0))
 
 
 class NeedsEvenBatch(nn.Module):
@@ -111,6 +138,14 @@ class NeedsFour(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.unfold(1, 4, 1)[:, 0] * 2
+
+
+class AsksForAllKept(nn.Module):
+    """Only where several positions are all kept padding makes a difference."""
+
+    def forward(self, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        kept = keep != 0
+        return (x * kept).sum(1) + (kept.all(1) & (kept.sum(1) > 1))
 
 
 class TwoMasks(nn.Module):
@@ -263,6 +298,14 @@ class MaybeMasked(nn.Module):
 class Unchanged(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
+
+
+class SharperInLargeBatches(nn.Module):
+    """Rounds in batches of several rows, not in such of one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = 1e5 * (x.size(0) - 1)
+        return (x + size) - size
 
 
 class Sharp(nn.Module):

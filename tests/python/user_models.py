@@ -69,6 +69,36 @@ class SizeFromValues(nn.Module):
         return x
 
 
+class BranchAfterIndex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("chosen", torch.tensor([2, 0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x[:, self.chosen] * 2
+        if y.shape[1] > 100:
+            return y + 1
+        return y
+
+
+class BranchAfterMask(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count = x[x > 0].shape[0]
+        if count > 100:
+            return x + 1
+        return x * 2
+
+
+class ConvolutionLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.back = nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.convolution(x)
+        return y, self.back(y)
+
+
 class HiddenBranch(nn.Module):
     """Reads memory behind PyTorch's back, as a C library does."""
 

@@ -114,21 +114,32 @@ const Value* Viewed(const Value* value) {
   return nullptr;
 }
 
-// Whether all that the operator writes to was made by another operator during the query, or is the query's own input.
-// LibTorch's analysis counts what was ever put into a list as one with all that lists hold, weights of a recurrent
-// layer included.
+// Whether the tensor's memory was made by an operator during the query, or is the query's own input.
+bool IsFresh(const Value* value, const torch::jit::Graph& graph) {
+  while (const Value* viewed = Viewed(value)) value = viewed;
+  const Node& node = *value->node();
+  if (&node == graph.param_node()) return value != graph.inputs()[0];
+  if (!TakesOut(node)) {
+    return node.maybeSchema() != nullptr && value->type()->isSubtypeOf(*c10::TensorType::get());
+  }
+  // A list that an operator made holds pieces of the operator's tensors; else what was put into it counts.
+  const Node& maker = *node.input(0)->node();
+  const bool constructed =
+      maker.kind() == torch::jit::prim::ListConstruct || maker.kind() == torch::jit::prim::TupleConstruct;
+  if (maker.maybeSchema() == nullptr && !constructed && maker.kind() != torch::jit::prim::ConstantChunk) return false;
+  return std::ranges::all_of(maker.inputs(), [&graph](const Value* input) {
+    return !input->type()->isSubtypeOf(*c10::TensorType::get()) || IsFresh(input, graph);
+  });
+}
+
+// Whether all that the operator writes to is. LibTorch's analysis counts what was ever put into a list as one with all
+// that lists hold, the weights of recurrent layers included.
 bool WritesToFreshMemory(const Node& node, const torch::jit::Graph& graph) {
   const c10::FunctionSchema* schema = node.maybeSchema();
   if (schema == nullptr) return false;
   for (size_t i = 0; i < schema->arguments().size() && i < node.inputs().size(); ++i) {
     const c10::AliasInfo* info = schema->arguments()[i].alias_info();
-    if (info == nullptr || !info->isWrite()) continue;
-    const Value* origin = node.input(i);
-    while (const Value* viewed = Viewed(origin)) origin = viewed;
-    const bool query_input = origin->node() == graph.param_node() && origin != graph.inputs()[0];
-    const bool made = origin->node()->maybeSchema() != nullptr &&
-                      origin->type()->isSubtypeOf(*c10::TensorType::get()) && !TakesOut(*origin->node());
-    if (!query_input && !made) return false;
+    if (info != nullptr && info->isWrite() && !IsFresh(node.input(i), graph)) return false;
   }
   return true;
 }

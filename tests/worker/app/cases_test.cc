@@ -88,7 +88,8 @@ TEST_F(CasesTest, FailWhereAnAnswerIsNotTheRecordedOne) {
   Write("wrong", "x", {1, 2}, {1, 2});
   Write("wrong", "y", {1, 2}, {3, 5.5});
   EXPECT_EQ(Check(), 1);
-  EXPECT_THAT(output_, HasSubstr("\"case\":\"right\",\"bucket\":0,\"difference\":0.0,\"of_tolerance\":0.0,\"ok\":true"));
+  EXPECT_THAT(output_,
+              HasSubstr("\"case\":\"right\",\"bucket\":0,\"difference\":0.0,\"of_tolerance\":0.0,\"ok\":true"));
   EXPECT_THAT(output_, HasSubstr("output \\\"y\\\""));
 }
 
