@@ -110,7 +110,8 @@ def cases() -> list[Case]:
     return [
         Case("TwoClamps", "--input image:float32:batch,3,8,8",
              [Query(f"{n} of pixels", {"image": _pixels(n, 3, 8, 8)}, check=_within_20) for n in rows]),
-        Case("RunningMaximum", X8, refused=r"seen"),
+        # On a GPU its tensor, which is no buffer, stays on the CPU: the class itself fails.
+        Case("RunningMaximum", X8, refused=r"seen|on the same device"),
         Case("ReluOfNan", "--input image:float32:batch,3,16,16",
              [Query("one NaN", {"image": _one_nan(1, 3, 16, 16)}), Query("no NaN", {"image": _pixels(3, 3, 16, 16)}),
               Query("NaN in one of two", {"image": torch.cat([_one_nan(1, 3, 16, 16), _pixels(1, 3, 16, 16)])})]),
@@ -124,7 +125,7 @@ def cases() -> list[Case]:
              [Query("17 of 32", {"ids": _ids(1, 32), "lengths": _lengths(17)}),
               Query("length 20, 7 and 20", {"ids": _ids(2, 20), "lengths": _lengths(7, 20)}),
               Query("17 of 16", {"ids": _ids(1, 16), "lengths": _lengths(17)}, refused=r"lengths|17|16")],
-             on_gpu=r"captur|CPU", silent=r"(?i)padding .*changes|warning"),
+             on_gpu=r"captur|CPU", silent=r"[Pp]adding .*changes|\bwarning: "),
         Case("PixelsOrUnit", X8, refused=r"(?i)bool|trace|branch"),
         Case("PixelsOrUnit", X8,
              [Query("below 1", {"x": small}), Query("pixels", {"x": large}), Query("one row", {"x": large[:1]}),

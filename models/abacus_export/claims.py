@@ -121,13 +121,20 @@ class _Claims:
             if batch > 1 and (found := self._other_rows_matter(batch, sequence)):
                 return found
         ends = sorted({*self._spec.sequence[:1], *self._spec.sequence[-1:]}) or [0]
+        scales = self._runner.scales
         for sequence in ends:
-            alone: dict[int, _Pass | str] = {}
+            alone: dict[tuple[int, str], _Pass | str] = {}
             for rows, batch in _rows_below(self._spec.batch):
-                if rows not in alone:
-                    alone[rows] = self._plain(rows, sequence, salt=20)
-                if found := self._padding_rows_matter(alone[rows], rows, batch):
-                    return found
+                # A clamp may hide at one scale what shows at another. Passes of one row, as most queries have, are cheap.
+                some = (scales[0], scales[(rows + batch) % len(scales)])
+                for scale in scales if rows == 1 else dict.fromkeys(some):
+                    if (rows, scale) not in alone:
+                        alone[rows, scale] = self._plain(rows, sequence, 20, scale)
+                    plain = alone[rows, scale]
+                    if isinstance(plain, str) and scale != scales[0]:
+                        continue  # values that the model is not made for
+                    if found := self._padding_rows_matter(plain, rows, batch):
+                        return found
         return None
 
     def _other_rows_matter(self, batch: int, sequence: int) -> str | None:

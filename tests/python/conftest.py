@@ -1,9 +1,14 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
 # Before torch is imported: its threads get in each other's way on a machine that also compiles.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and every process of a test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[2]
 for folder in ("models", "client/python", "client/python/examples"):

@@ -13,7 +13,9 @@ def claims(module: str, *inputs: str, extra: tuple[str, ...] = ()) -> dict:
     return description()
 
 
-@pytest.mark.parametrize("module", ["Centred", "QuantisedTogether", "LeaksNan", "ScaledBySize"])
+@pytest.mark.parametrize(
+    "module", ["Centred", "QuantisedTogether", "LeaksNan", "ScaledBySize", "ScaledBySizeInsideOfBounds"]
+)
 def test_rows_that_depend_on_each_other_are_never_padded_nor_batched(module, capsys):
     assert claims(module, X, extra=("--batch", "1,2,4"))["batchable"] is False
     assert "a query must have exactly 1 or 2 or 4 rows" in capsys.readouterr().out
