@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <system_error>
 
 namespace abacus {
@@ -53,7 +54,7 @@ Result<uint64_t> Multiply(std::string_view text, std::string_view number, uint64
   }
   double fraction = 0;
   if (point < number.size()) std::from_chars(number.data() + point, number.data() + number.size(), fraction);
-  const auto rest_ns = static_cast<uint64_t>(fraction * static_cast<double>(unit_ns) + 0.5);
+  const auto rest_ns = static_cast<uint64_t>(std::llround(fraction * static_cast<double>(unit_ns)));
   const uint64_t ns = whole * unit_ns + rest_ns;
   if (ns >= kTooLongNs) return Fail(text, "is longer than 292 years");
   return ns;

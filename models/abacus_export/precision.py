@@ -22,7 +22,8 @@ _USUAL_OTHERS = 1e-3
 _MARGIN = 4.0
 _LARGEST_TOLERANCE = 0.25  # more is no rounding, but a choice that falls the other way
 # Differences that rounding explains, by the least exact type that takes part in a pass in "double precision".
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5}
+ROUNDING_OF_DOUBLE = 1e-9
+_ROUNDING = {torch.float64: ROUNDING_OF_DOUBLE, torch.float32: 1e-5}
 
 Outputs = list[torch.Tensor]
 

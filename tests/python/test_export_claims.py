@@ -27,6 +27,11 @@ def test_a_dependence_below_the_tolerance_counts(capsys):
     assert "the rows of a batch depend on each other" in capsys.readouterr().out
 
 
+def test_a_dependence_that_double_precision_cannot_show_counts(capsys):
+    assert claims("CentredInSingle", X, extra=("--batch", "2,4"))["batchable"] is False
+    assert "the rows of a batch depend on each other" in capsys.readouterr().out
+
+
 def test_a_question_to_all_rows_that_only_rows_of_one_sign_answer_counts(capsys):
     assert claims("HalvedWherePositive", X, extra=("--script", "--batch", "2,4"))["batchable"] is False
     assert "the rows of a batch depend on each other" in capsys.readouterr().out

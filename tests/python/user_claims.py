@@ -37,6 +37,14 @@ class ScaledBySizeInsideOfBounds(nn.Module):
         return torch.relu(x - 100.0) * x.shape[0] + x
 
 
+class CentredInSingle(nn.Module):
+    """A conversion that a double-precision copy has, too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(torch.float32)
+        return x - 1e-6 * x.mean(0, keepdim=True)
+
+
 class ScaledBySize(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / x.shape[0]

@@ -39,9 +39,10 @@ Executor::Executor(Region* region, WorkerId worker, const ModelSpec& spec, Model
 }
 
 void Executor::PublishRanges(std::string_view digest) {
-  // Whoever dies half-way leaves nothing to take over.
+  // Whoever dies half-way leaves nothing to take over. The successor reads after our end, so only the order in which
+  // the compiler has us write matters.
   StoreText(slot_.measured_digest, "");
-  std::atomic_thread_fence(std::memory_order_release);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   for (uint32_t b = 0; b < spec_.bucket_count(); ++b) {
     const BucketRanges& ranges = runtime_->ranges(b);
     RangeTableEntry& entry = slot_.ranges[b];
@@ -53,7 +54,7 @@ void Executor::PublishRanges(std::string_view digest) {
   StoreText(slot_.device_name, runtime_->device_name());
   StoreText(slot_.libraries, runtime_->libraries());
   StoreText(slot_.structure, runtime_->structure());
-  std::atomic_thread_fence(std::memory_order_release);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   StoreText(slot_.measured_digest, digest);
 }
 
