@@ -11,13 +11,6 @@
 #ifndef ABACUS_MODELS_TOML_READER_H_
 #define ABACUS_MODELS_TOML_READER_H_
 
-// toml++ without exceptions, compiled once, in toml_reader.cc. Every user includes it through this header.
-#define TOML_EXCEPTIONS 0
-#define TOML_HEADER_ONLY 0
-#define TOML_ENABLE_FORMATTERS 0
-#define TOML_MAX_NESTED_VALUES 16
-#include <toml++/toml.h>
-
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
@@ -27,17 +20,9 @@
 #include <vector>
 
 #include "base/status.h"
+#include "models/toml_text.h"
 
 namespace abacus {
-
-// Largest accepted file, in bytes.
-inline constexpr size_t kMaxTomlBytes = 256 * 1024;
-
-// Reads a regular file of at most kMaxTomlBytes.
-Result<std::string> ReadTomlFile(const std::filesystem::path& path);
-
-// Parses a whole document; `source` stands for FILE in error messages.
-Result<toml::table> ParseToml(std::string_view text, std::string_view source);
 
 // Which characters a name may have, with its longest length in bytes.
 enum class NameKind : uint8_t {
@@ -129,15 +114,6 @@ class TableReader {
   std::vector<Required> required_;
   Status error_;
 };
-
-// How a node reads in an error message: a number, a quoted and shortened string, or the name of its type.
-std::string DescribeNode(const toml::node& node);
-
-// `text` in double quotes, shortened, with control characters replaced: safe for a log line.
-std::string Quoted(std::string_view text);
-
-// The choice nearest to a misspelt word, "" when none is near.
-std::string_view Nearest(std::string_view word, std::span<const std::string_view> choices);
 
 }  // namespace abacus
 

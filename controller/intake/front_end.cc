@@ -160,7 +160,12 @@ bool FrontEnd::ReceiveOne() {
 }
 
 void FrontEnd::Take(const zmq::message_t& identity, const Message& message) {
-  Peer* peer = clients_.PeerOf(Doorman::NumberOf(frames_[0]), identity.to_string_view());
+  const uint64_t number = Doorman::NumberOf(frames_[0]);
+  if (number == 0) {  // never let in: sharing a peer with another such connection would mix up their replies
+    BumpOwned(region_.header().rejected_messages);
+    return;
+  }
+  Peer* peer = clients_.PeerOf(number, identity.to_string_view());
   if (peer->fd < 0) peer->fd = zmq_msg_get(frames_[0].handle(), ZMQ_SRCFD);
   const bool named = identity.size() != kOwnIdBytes || identity.to_string_view()[0] != '\0';
   guard_->Delivered(peer->fd, named);

@@ -75,6 +75,10 @@ ONE = {"x": [1.0]}
 """
 
 
+def all_but_silent(header, frames):
+    return [] if header["model"] == "silent" else echo(header, frames)
+
+
 def run_program(server, body: str, timeout_s: float = 60) -> str:
     package = Path(sys.modules["abacus_client"].__file__).parents[1]
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PREAMBLE + textwrap.dedent(body)]
@@ -87,10 +91,7 @@ def run_program(server, body: str, timeout_s: float = 60) -> str:
 
 
 def test_a_forked_child_is_told_to_make_its_own_client():
-    def handler(header, frames):
-        return [] if header["model"] == "silent" else echo(header, frames)
-
-    with serving(handler) as server:
+    with serving(all_but_silent) as server:
         output = run_program(
             server,
             """
@@ -172,7 +173,7 @@ def test_a_query_of_a_dropped_client_is_still_answered():
         release.wait(10)
         return echo(header, frames)
 
-    with serving(handler) as server:
+    with serving(all_but_silent) as server:
         future = Client(server.address).submit("m", ONE)
         gc.collect()
         release.set()
@@ -191,10 +192,7 @@ def test_a_closed_client_says_so():
 
 
 def test_an_interrupted_wait_leaves_the_client_usable():
-    def handler(header, frames):
-        return [] if header["model"] == "silent" else echo(header, frames)
-
-    with serving(handler) as server:
+    with serving(all_but_silent) as server:
         output = run_program(
             server,
             """
@@ -220,7 +218,7 @@ def test_futures_can_be_awaited():
         )
         return good.model, bad.status
 
-    with serving(handler) as server, Client(server.address) as client:
+    with serving(all_but_silent) as server, Client(server.address) as client:
         assert asyncio.run(ask(client)) == ("good", "OVERLOADED")
 
 
@@ -239,5 +237,5 @@ def test_a_program_that_forgets_to_close_still_exits(ending):
     def handler(header, frames):
         return echo(header, frames) if header["model"] == "echo" else []
 
-    with serving(handler) as server:
+    with serving(all_but_silent) as server:
         run_program(server, f"client = Client(address, receive_timeout_s=float('inf')); {ending}", timeout_s=20)

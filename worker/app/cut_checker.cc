@@ -4,6 +4,7 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <random>
 #include <utility>
@@ -13,7 +14,6 @@
 #include "worker/app/output_difference.h"
 #include "worker/torch/graph_check.h"
 #include "worker/torch/load_check.h"
-#include "worker/torch/torch_script_program.h"
 #include "worker/torch/torch_tensors.h"
 
 namespace abacus {
@@ -22,7 +22,7 @@ namespace abacus {
 struct CutChecker::Sample {
   std::string name;
   std::vector<at::Tensor> inputs;
-  bool finite = true;
+  std::optional<double> special;  // the NaN or infinity that they hold
 };
 
 namespace {
@@ -120,12 +120,6 @@ bool CutChecker::Wants(uint32_t bucket) const {
          std::ranges::find(options_.batches, spec().bucket(bucket).batch) != options_.batches.end();
 }
 
-bool CutChecker::TriesScales() const {
-  const auto* script = dynamic_cast<const TorchScriptProgram*>(&bench_->program());
-  const bool on_gpu = options_.runtime.device == RuntimeOptions::Device::kCuda;
-  return script == nullptr || !MayRunAway(*script->graph(), on_gpu);
-}
-
 Result<BucketReport> CutChecker::Check(uint32_t bucket) {
   const BucketRanges& ranges = bench_->ranges(bucket);
   BucketReport report;
@@ -137,20 +131,19 @@ Result<BucketReport> CutChecker::Check(uint32_t bucket) {
 
   std::mt19937 random(bucket);
   const auto scale_sample = [&](SampleScale scale) {
-    return Sample{std::string(ScaleName(spec(), scale)), MakeSampleInputs(spec(), bucket, kInputSeed, scale)};
+    return Sample{std::string(ScaleName(spec(), scale)), MakeSampleInputs(spec(), bucket, kInputSeed, scale), {}};
   };
   const std::vector<SampleScale> scales = ScalesOf(spec());
   const Sample usual = scale_sample(scales.front());
   ABACUS_RETURN_IF_ERROR(
       CheckSample(usual, MakeChains(ranges.cuts, /*every_cut=*/true, &random), /*plain_may_fail=*/false, &report));
-  if (TriesScales()) {
+  if (!bench_->program().usual_inputs_only()) {
     std::vector<Sample> others;
     for (size_t i = 1; i < scales.size(); ++i) others.push_back(scale_sample(scales[i]));
-    others.push_back({"with a NaN", WithSpecialValue(spec(), usual.inputs, std::numeric_limits<double>::quiet_NaN()),
-                      /*finite=*/false});
-    others.push_back({"with an infinity",
-                      WithSpecialValue(spec(), usual.inputs, std::numeric_limits<double>::infinity()),
-                      /*finite=*/false});
+    for (const auto& [name, value] : {std::pair("with a NaN", std::numeric_limits<double>::quiet_NaN()),
+                                      std::pair("with an infinity", std::numeric_limits<double>::infinity())}) {
+      others.push_back({name, WithSpecialValue(spec(), usual.inputs, value), value});
+    }
     for (const Sample& sample : others) {
       if (sample.inputs.empty()) continue;  // no input takes such values
       ABACUS_RETURN_IF_ERROR(CheckSample(sample, MakeChains(ranges.cuts, /*every_cut=*/false, &random),
@@ -175,16 +168,16 @@ Status CutChecker::CheckSample(const Sample& sample, const Chains& chains, bool 
   const Result<std::vector<at::Tensor>> plain = bench_->program().Reference(bucket, sample.inputs);
   const Status answered = plain ? CheckOutputs(plan, *plain) : plain.error();
   if (!answered.ok()) return plain_may_fail ? leave_out("fails: " + answered.message()) : answered;
-  if (plain_may_fail && sample.finite && !AreFinite(*plain)) return leave_out("answers NaN or infinities");
+  if (plain_may_fail && !sample.special && !AreFinite(*plain)) return leave_out("answers NaN or infinities");
 
   report->scales.push_back(sample.name);
   bench_->SetQuery(plan.bucket, sample.inputs);
   ABACUS_RETURN_IF_ERROR(bench_->Run(bucket, {}));
   std::vector<at::Tensor> uncut;
   for (const at::Tensor& output : bench_->outputs()) uncut.push_back(output.clone());
-  const double tolerance = spec().tolerance;
   const Result<double> difference =
-      sample.finite ? CompareOutputs(plan, *plain, uncut, tolerance) : CompareNonFinite(plan, *plain, uncut, tolerance);
+      sample.special ? CompareSpecials(plan, *plain, uncut, std::isnan(*sample.special), spec().tolerance)
+                     : CompareOutputs(plan, *plain, uncut, spec().tolerance);
   if (!difference) {
     Fail(sample.name, c10::str(sample.name, ": ", difference.error().message()), report);
   } else if (report->ok() && (report->worst_scale.empty() || *difference > report->plain_difference)) {

@@ -1,10 +1,7 @@
 #include "worker/app/output_difference.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/isnan.h>
-#include <ATen/ops/where.h>
-#include <c10/util/StringUtil.h>
 
 #include <algorithm>
 #include <cstring>
@@ -38,26 +35,6 @@ double MaxDifference(const std::vector<at::Tensor>& a, const std::vector<at::Ten
   double largest = 0;
   for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, Difference(a[i], b[i]));
   return largest;
-}
-
-Result<double> CompareNonFinite(const BucketPlan& plan, const std::vector<at::Tensor>& plain,
-                                const std::vector<at::Tensor>& served, double tolerance) {
-  std::vector<at::Tensor> comparable;
-  for (size_t i = 0; i < plain.size(); ++i) {
-    const at::Tensor expected = plain[i].to(at::kCPU);
-    if (!expected.is_floating_point()) {
-      comparable.push_back(expected);
-      continue;
-    }
-    const at::Tensor lost = at::isfinite(expected).logical_not().logical_and(at::isfinite(served[i]));
-    if (lost.any().item<bool>()) {
-      return Error(StatusCode::kInvalidArgument,
-                   c10::str("output \"", plan.outputs[i].name, "\" at ", plan.label, " is a number in ",
-                            lost.sum().item<int64_t>(), " places where the plain module answers NaN or an infinity"));
-    }
-    comparable.push_back(at::where(at::isfinite(served[i]), served[i], expected));
-  }
-  return CompareOutputs(plan, plain, comparable, tolerance);
 }
 
 bool AreFinite(const std::vector<at::Tensor>& tensors) {

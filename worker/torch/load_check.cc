@@ -1,8 +1,6 @@
 #include "worker/torch/load_check.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/isfinite.h>
-#include <ATen/ops/isnan.h>
 #include <c10/util/StringUtil.h>
 
 #include <limits>
@@ -14,25 +12,6 @@ namespace abacus {
 namespace {
 
 constexpr uint64_t kScaleSeed = 301;
-
-// Where `expected` is NaN, `actual` must be; where it is infinite, `actual` may be NaN instead, which depends on the
-// order of a sum. What is finite in both must agree.
-Status CompareSpecial(const std::string& where, const at::Tensor& expected, const at::Tensor& actual, bool nan,
-                      double tolerance) {
-  if (!expected.is_floating_point()) return Status::Ok();
-  const at::Tensor b = expected.to(at::kCPU, at::kDouble);
-  const at::Tensor a = actual.to(at::kCPU, at::kDouble);
-  const auto special = [nan](const at::Tensor& tensor) {
-    return nan ? at::isnan(tensor) : at::isfinite(tensor).logical_not();
-  };
-  if (special(b).logical_and(special(a).logical_not()).any().item<bool>()) {
-    return {StatusCode::kInvalidArgument,
-            c10::str(where, " lost ", nan ? "NaN" : "an infinity", ": it is a number where the reference is not")};
-  }
-  const at::Tensor both = at::isfinite(a).logical_and(at::isfinite(b));
-  const Result<double> difference = CompareOutput(where, b.masked_select(both), a.masked_select(both), tolerance);
-  return difference ? Status::Ok() : difference.error();
-}
 
 }  // namespace
 
@@ -100,8 +79,9 @@ Status LoadCheck::CompareCase(const Case& recorded, const RunFn& run) const {
     if (!expected.defined()) continue;
     const std::string where = c10::str("output \"", recorded.plan->outputs[i].name, "\" at ", recorded.label);
     if (recorded.kind != Kind::kNumbers) {
-      ABACUS_RETURN_IF_ERROR(
-          CompareSpecial(where, expected, (*outputs)[i], recorded.kind == Kind::kNan, spec_.tolerance));
+      const bool nan = recorded.kind == Kind::kNan;
+      const auto difference = CompareSpecial(where, expected, (*outputs)[i], nan, spec_.tolerance);
+      if (!difference) return difference.error();
     } else if (const auto difference = CompareOutput(where, expected, (*outputs)[i], spec_.tolerance); !difference) {
       return difference.error();
     }

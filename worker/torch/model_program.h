@@ -40,6 +40,10 @@ class ModelProgram {
   double tolerance() const { return spec_.tolerance; }
   const std::vector<BucketPlan>& buckets() const { return buckets_; }
 
+  // Whether other inputs than those of the first scale may do harm: a loop that never ends, an index that fails on the
+  // GPU.
+  virtual bool usual_inputs_only() const { return false; }
+
   // Inputs lie on the device; the model may write to them. Outputs as the model returns them: for the caller to check
   // against the plan, and not necessarily contiguous. Without LibTorch's gradients.
   virtual Result<std::vector<at::Tensor>> Forward(uint32_t bucket, const std::vector<at::Tensor>& inputs) = 0;

@@ -44,6 +44,7 @@ class TorchScriptProgram : public ModelProgram {
   Result<std::vector<at::Tensor>> Forward(uint32_t bucket, const std::vector<at::Tensor>& inputs) override;
   Result<std::vector<at::Tensor>> Reference(uint32_t bucket, const std::vector<at::Tensor>& inputs) override;
   const std::string& structure() const override { return structure_; }
+  bool usual_inputs_only() const override { return usual_only_; }
 
   // Frozen and optimised; input 0 of the graph.
   const torch::jit::Module& module() const { return module_; }

@@ -60,6 +60,18 @@ std::string FailedLine(std::string_view listing) {
   return place;
 }
 
+// The largest of what `compare` says of each output, or its first error.
+template <class Compare>
+Result<double> LargestOf(const BucketPlan& plan, const std::vector<at::Tensor>& expected, const Compare& compare) {
+  double largest = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const Result<double> difference = compare(c10::str("output \"", plan.outputs[i].name, "\" at ", plan.label), i);
+    if (!difference) return difference;
+    largest = std::max(largest, *difference);
+  }
+  return largest;
+}
+
 }  // namespace
 
 std::vector<at::Tensor> InputTensors(const ModelSpec& spec, const BucketPlan& plan, JobTensors job) {
@@ -196,16 +208,33 @@ Result<double> CompareOutput(const std::string& where, const at::Tensor& expecte
       c10::str("differs from the reference by ", relative, " of its largest value; the tolerance is ", tolerance));
 }
 
+Result<double> CompareSpecial(const std::string& where, const at::Tensor& expected, const at::Tensor& actual, bool nan,
+                              double tolerance) {
+  if (!expected.is_floating_point()) return 0.0;
+  const at::Tensor b = expected.to(at::kCPU, at::kDouble);
+  const at::Tensor a = actual.to(at::kCPU, at::kDouble);
+  at::Tensor lost = at::isfinite(b).logical_not().logical_and(at::isfinite(a));
+  if (nan) lost = lost.logical_or(at::isnan(b).logical_and(at::isnan(a).logical_not()));
+  if (lost.any().item<bool>()) {
+    return Error(StatusCode::kInvalidArgument,
+                 c10::str(where, " lost ", nan ? "NaN" : "an infinity", ": it is a number where the reference is not"));
+  }
+  const at::Tensor both = at::isfinite(a).logical_and(at::isfinite(b));
+  return CompareOutput(where, b.masked_select(both), a.masked_select(both), tolerance);
+}
+
 Result<double> CompareOutputs(const BucketPlan& plan, const std::vector<at::Tensor>& expected,
                               const std::vector<at::Tensor>& actual, double tolerance) {
-  double largest = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const std::string where = c10::str("output \"", plan.outputs[i].name, "\" at ", plan.label);
-    const Result<double> difference = CompareOutput(where, expected[i], actual[i], tolerance);
-    if (!difference) return difference;
-    largest = std::max(largest, *difference);
-  }
-  return largest;
+  return LargestOf(plan, expected, [&](const std::string& where, size_t i) {
+    return CompareOutput(where, expected[i], actual[i], tolerance);
+  });
+}
+
+Result<double> CompareSpecials(const BucketPlan& plan, const std::vector<at::Tensor>& expected,
+                               const std::vector<at::Tensor>& actual, bool nan, double tolerance) {
+  return LargestOf(plan, expected, [&](const std::string& where, size_t i) {
+    return CompareSpecial(where, expected[i], actual[i], nan, tolerance);
+  });
 }
 
 std::string ErrorText(const std::exception& error) {

@@ -50,6 +50,17 @@ Result<double> CompareOutput(const std::string& where, const at::Tensor& expecte
 Result<double> CompareOutputs(const BucketPlan& plan, const std::vector<at::Tensor>& expected,
                               const std::vector<at::Tensor>& actual, double tolerance);
 
+// The same for a query that holds NaN (`nan`) or an infinity. Where `expected` is no number, `actual` must be none; NaN
+// for NaN where the query holds NaN, while of an infinity the order of a sum makes either. What is finite in both must
+// agree; NaN in more places is none: a convolution that computes whole tiles spreads it. Integers, which may count such
+// places or name the first, are not compared.
+Result<double> CompareSpecial(const std::string& where, const at::Tensor& expected, const at::Tensor& actual, bool nan,
+                              double tolerance);
+
+// Of all outputs.
+Result<double> CompareSpecials(const BucketPlan& plan, const std::vector<at::Tensor>& expected,
+                               const std::vector<at::Tensor>& actual, bool nan, double tolerance);
+
 // What a LibTorch exception says, at most about 300 bytes of it, without the C++ stack; in front, where there is one,
 // the line of the model's source that failed.
 std::string ErrorText(const std::exception& error);

@@ -1,181 +1,23 @@
-// Real processes, but no workers: shell scripts stand in for the programs, and the test plays what a worker writes.
 #include "controller/workers/worker_supervisor.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
-#include <fstream>
-#include <functional>
-#include <sstream>
 
-#include "base/clock.h"
-#include "base/process.h"
-#include "tests/support/specs.h"
+#include "tests/controller/workers/worker_supervisor_fixture.h"
 
 namespace abacus {
 namespace {
 
 namespace fs = std::filesystem;
+using test::WorkerSupervisorTest;
 using testing::ContainsRegex;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-
-// What the test says of a daemon, and what the daemon was asked.
-struct Daemon {
-  bool is_client = true;
-  std::string error;  // of every question
-  bool has_one_gpu = true;
-  std::vector<std::string> environment;
-  std::vector<std::string> asked;
-};
-
-class FakeMps : public MpsDaemon {
- public:
-  explicit FakeMps(Daemon* daemon) : daemon_(daemon) {}
-  Result<bool> IsClient(pid_t pid) const override {
-    daemon_->asked.push_back("client? " + std::to_string(pid));
-    if (!daemon_->error.empty()) return Error(StatusCode::kUnavailable, daemon_->error);
-    return daemon_->is_client;
-  }
-  Status Terminate(pid_t pid) const override {
-    const bool alive = ProcessStartTicks(pid).has_value();
-    daemon_->asked.push_back("terminate " + std::to_string(pid) + (alive ? " alive" : " dead"));
-    if (!daemon_->error.empty()) return {StatusCode::kUnavailable, daemon_->error};
-    return Status::Ok();
-  }
-  std::vector<std::string> environment() const override { return daemon_->environment; }
-  bool has_one_gpu() const override { return daemon_->has_one_gpu; }
-
- private:
-  Daemon* const daemon_;
-};
-
-class News : public WorkerListener {
- public:
-  void Post(WorkerEvent event) override { events.push_back(std::move(event)); }
-  std::vector<WorkerEvent> events;
-};
-
-class WorkerSupervisorTest : public testing::Test {
- protected:
-  static constexpr WorkerId kImageSlot{3}, kTextSlot{1};  // neither is the number of its service
-
-  WorkerSupervisorTest() {
-    fs::create_directories(dir_);
-    region_ = Region::Create("supervisor-" + std::to_string(getpid()), {.services = 3, .lanes = 2}, 1 << 20).value();
-    settings_.worker.gpus = {"4", "GPU-abc"};
-    settings_.worker.max_restarts_per_minute = 100;
-    settings_.name = "segment";
-    settings_.log_level = "warn";
-    settings_.spin_us = 7;
-    settings_.device = DeviceKind::kCuda;
-    settings_.bin_dir = dir_;
-    // `exec`: signals reach what sleeps, and nothing is left behind.
-    Program("exec sleep 600");
-    const Config config = test::TwoServices("fcfs");
-    services_ = {std::make_shared<const Service>(Service{ServiceId(0), kImageSlot, LaneId(0), config.services[0]}),
-                 std::make_shared<const Service>(Service{ServiceId(1), kTextSlot, LaneId(1), config.services[1]})};
-  }
-  ~WorkerSupervisorTest() override {
-    supervisor_.reset();
-    fs::remove_all(dir_);
-  }
-
-  // What workers do, once they have written down their arguments and the folder of their MPS daemon.
-  void Program(const std::string& what) {
-    for (const char* name : {"abacus-worker", "abacus-fake-worker"}) {
-      std::ofstream(dir_ / name) << "#!/bin/sh\necho \"$0 $* pipe=$CUDA_MPS_PIPE_DIRECTORY\" >> "
-                                 << (dir_ / "started").string() << "\n"
-                                 << what << "\n";
-      chmod((dir_ / name).c_str(), 0700);
-    }
-  }
-  std::string Started() const {
-    std::stringstream text;
-    text << std::ifstream(dir_ / "started").rdbuf();
-    return text.str();
-  }
-  ServiceSetPtr Services() const { return std::make_shared<const ServiceSet>(services_); }
-  void Start() {
-    std::vector<std::unique_ptr<MpsDaemon>> daemons;
-    for (Daemon& daemon : daemons_) daemons.push_back(std::make_unique<FakeMps>(&daemon));
-    supervisor_ = std::make_unique<WorkerSupervisor>(settings_, Services(), region_.get(), std::move(daemons));
-    supervisor_->SetListener(&news_);
-    supervisor_->StartAll();
-  }
-  bool PollUntil(const std::function<bool()>& condition) {
-    const uint64_t end_ns = MonotonicNs() + 20 * kNsPerSecond;
-    bool met = condition();  // asked once a round: some conditions take what they find
-    while (!met && MonotonicNs() < end_ns) {
-      supervisor_->Poll(10, -1);
-      met = condition();
-    }
-    return met;
-  }
-  void PollFor(uint64_t duration_ns) {
-    for (const uint64_t end_ns = MonotonicNs() + duration_ns; MonotonicNs() < end_ns;) supervisor_->Poll(5, -1);
-  }
-  // Waits for the next piece of news; none in time is a failure.
-  WorkerEvent Next() {
-    if (!PollUntil([&] { return news_.events.size() > seen_; })) {
-      ADD_FAILURE() << "no news";
-      return {};
-    }
-    return news_.events[seen_++];
-  }
-  bool NoNews() const { return news_.events.size() == seen_; }
-  pid_t PidOf(WorkerId id) { return region_->worker(id).pid.load(); }
-  // Plays the worker that has loaded, and waits until the supervisor says so.
-  void Load(WorkerId id) {
-    region_->worker(id).state.store(static_cast<uint32_t>(WorkerState::kLoaded), std::memory_order_release);
-    const WorkerEvent up = Next();
-    EXPECT_EQ(up.kind, WorkerEvent::kUp);
-    EXPECT_EQ(up.worker.id, id);
-  }
-  // Plays the worker that has loaded all but its times.
-  void AwaitTurn(WorkerId id) {
-    region_->worker(id).state.store(static_cast<uint32_t>(WorkerState::kAwaitsTurn), std::memory_order_release);
-  }
-  // Whether it was given its turn; takes the order.
-  bool HasTurn(WorkerId id) {
-    Command command;
-    if (!region_->worker(id).commands.TryPop(&command)) return false;
-    EXPECT_EQ(command.kind, Command::kMeasure);
-    return true;
-  }
-  // Plays a worker that fails while it loads; returns the news of it.
-  WorkerEvent FailWith(WorkerId id, StatusCode code, const std::string& message) {
-    WorkerSlot& slot = region_->worker(id);
-    StoreText(slot.error, message);
-    slot.error_code.store(static_cast<uint32_t>(code));
-    slot.state.store(static_cast<uint32_t>(WorkerState::kFailed), std::memory_order_release);
-    return EndOf(id);
-  }
-  // Ends the process as a stranger would; returns the news of it.
-  WorkerEvent EndOf(WorkerId id) {
-    kill(PidOf(id), SIGKILL);
-    const WorkerEvent down = Next();
-    EXPECT_EQ(down.kind, WorkerEvent::kDown);
-    EXPECT_EQ(down.worker.id, id);
-    return down;
-  }
-
-  const fs::path dir_ = fs::temp_directory_path() / ("supervisor-test-" + std::to_string(getpid()));
-  std::unique_ptr<Region> region_;
-  WorkerSupervisor::Settings settings_;
-  std::vector<ServicePtr> services_;
-  std::array<Daemon, 2> daemons_;
-  News news_;
-  size_t seen_ = 0;
-  std::unique_ptr<WorkerSupervisor> supervisor_;
-};
 
 TEST_F(WorkerSupervisorTest, WritesDownWhoRunsWhatBeforeItSpawns) {
   Start();
@@ -357,135 +199,6 @@ TEST_F(WorkerSupervisorTest, GivesUpOnOneThatKeepsDying) {
   EXPECT_GT(PidOf(kImageSlot), 0) << "the other one does not notice";
 }
 
-// --- Models that are refused ---------------------------------------------------------------------------------------
-
-TEST_F(WorkerSupervisorTest, AModelThatIsRefusedIsNotTriedAgain) {
-  Start();
-  for (const StatusCode code : {StatusCode::kInvalidArgument, StatusCode::kNotFound}) {
-    const WorkerId id = code == StatusCode::kNotFound ? kTextSlot : kImageSlot;
-    const WorkerEvent down = FailWith(id, code, "m.pt: is not TorchScript");
-    EXPECT_THAT(down.message, HasSubstr("m.pt: is not TorchScript"));
-    supervisor_->SlotReleased(down.worker);
-    const WorkerEvent gave_up = Next();
-    EXPECT_EQ(gave_up.kind, WorkerEvent::kGaveUp);
-    EXPECT_THAT(gave_up.message, HasSubstr(" is down; once its model is mended (exported again), restart the "
-                                           "controller: m.pt: is not TorchScript"));
-    const WorkerSlot& slot = region_->worker(id);
-    EXPECT_EQ(slot.state.load(), static_cast<uint32_t>(WorkerState::kFailed));
-    EXPECT_EQ(slot.error_code.load(), static_cast<uint32_t>(code));
-    EXPECT_EQ(LoadText(slot.error), gave_up.message);
-    EXPECT_EQ(slot.generation.load(), 1u);
-  }
-  EXPECT_EQ(region_->service(ServiceId(0)).stats.restarts.load(), 0u);
-}
-
-TEST_F(WorkerSupervisorTest, OneThatCannotLoadForAnotherReasonIsTriedAgain) {
-  Start();
-  for (const StatusCode code : {StatusCode::kUnavailable, StatusCode::kWorkerFailed, StatusCode::kInternal}) {
-    const WorkerEvent down = FailWith(kImageSlot, code, "out of memory");
-    supervisor_->SlotReleased(down.worker);
-    ASSERT_TRUE(PollUntil([&] { return PidOf(kImageSlot) > 0; }));
-    EXPECT_EQ(region_->worker(kImageSlot).error_code.load(), 0u) << "another process, another story";
-  }
-}
-
-TEST_F(WorkerSupervisorTest, OneThatHasServedIsTriedAgainWhateverItSays) {
-  Start();
-  Load(kImageSlot);
-  const WorkerEvent down = FailWith(kImageSlot, StatusCode::kInvalidArgument, "a device-side assert");
-  supervisor_->SlotReleased(down.worker);
-  EXPECT_TRUE(PollUntil([&] { return PidOf(kImageSlot) > 0; }));
-}
-
-TEST_F(WorkerSupervisorTest, AServiceWithoutAModelIsDownAndTheOthersAreStarted) {
-  Service refused = *services_[0];
-  refused.refusal = Status(StatusCode::kNotFound, "/models/image.pt: the model file cannot be opened");
-  services_[0] = std::make_shared<const Service>(refused);
-  Start();
-  const WorkerEvent gave_up = Next();
-  EXPECT_EQ(gave_up.kind, WorkerEvent::kGaveUp);
-  EXPECT_EQ(gave_up.worker.id, kImageSlot);
-  EXPECT_THAT(gave_up.message, HasSubstr("/models/image.pt: the model file cannot be opened"));
-  EXPECT_EQ(PidOf(kImageSlot), 0);
-  Load(kTextSlot);
-  supervisor_->Publish(Services());
-  PollFor(50 * kNsPerMs);
-  EXPECT_TRUE(NoNews());
-  EXPECT_EQ(PidOf(kImageSlot), 0) << "a new set of services brings no new model";
-}
-
-// --- Model identity -------------------------------------------------------------------------------------------------
-
-TEST_F(WorkerSupervisorTest, EveryProcessOfAServiceGetsTheModelThatIsHeld) {
-  std::ofstream(dir_ / "m.pt") << "weights";
-  Service holding = *services_[0];
-  holding.config.spec.text = "the description\n";
-  holding.config.spec.toml_path = dir_ / "m.toml";
-  holding.config.spec.file = dir_ / "m.pt";
-  holding.held = HeldModel::Open(holding.config.spec, /*need_file=*/true).value();
-  services_[0] = std::make_shared<const Service>(holding);
-  Program("{ cat /proc/self/fd/10; cat /proc/self/fd/11; echo; } >> " + (dir_ / "got").string() + "\nexec sleep 600");
-  const auto got = [&] {
-    std::stringstream text;
-    text << std::ifstream(dir_ / "got").rdbuf();
-    return text.str();
-  };
-  Start();
-  ASSERT_TRUE(PollUntil([&] { return std::ranges::count(Started(), '\n') == 2 && got().ends_with("weights\n"); }));
-  EXPECT_THAT(Started(), HasSubstr("--worker 3 --model " + (dir_ / "m.toml").string() + " "));
-  EXPECT_THAT(Started(), HasSubstr(" --digest " + holding.held->digest() + " "));
-  fs::rename(dir_ / "m.pt", dir_ / "old.pt");
-  std::ofstream(dir_ / "m.pt") << "other weights";
-  fs::remove(dir_ / "got");
-  supervisor_->SlotReleased(EndOf(kImageSlot).worker);
-  ASSERT_TRUE(PollUntil([&] { return got().ends_with("weights\n"); }));
-  EXPECT_EQ(got(), "the description\nweights\n");
-}
-
-// --- Turns for measuring --------------------------------------------------------------------------------------------
-
-TEST_F(WorkerSupervisorTest, WorkersOfOneProcessorMeasureOneAfterTheOther) {
-  settings_.device = DeviceKind::kCpu;
-  Start();
-  AwaitTurn(kImageSlot);
-  PollFor(50 * kNsPerMs);
-  EXPECT_FALSE(HasTurn(kImageSlot)) << "the other one loads";
-  AwaitTurn(kTextSlot);
-  ASSERT_TRUE(PollUntil([&] { return HasTurn(kImageSlot); }));
-  EXPECT_NE(region_->worker(kImageSlot).command_bell.value.load(), 0u) << "rung";
-  region_->worker(kImageSlot).state.store(static_cast<uint32_t>(WorkerState::kMeasuring));
-  PollFor(50 * kNsPerMs);
-  EXPECT_FALSE(HasTurn(kTextSlot)) << "the first one measures";
-  Load(kImageSlot);
-  EXPECT_TRUE(PollUntil([&] { return HasTurn(kTextSlot); }));
-  Load(kTextSlot);
-}
-
-TEST_F(WorkerSupervisorTest, WorkersOfDifferentGpusDoNotWaitForEachOther) {
-  Start();
-  AwaitTurn(kImageSlot);
-  EXPECT_TRUE(PollUntil([&] { return HasTurn(kImageSlot); }));
-  AwaitTurn(kTextSlot);
-  EXPECT_TRUE(PollUntil([&] { return HasTurn(kTextSlot); }));
-}
-
-TEST_F(WorkerSupervisorTest, OneThatWaitsForItsTurnIsNotLateAndOneThatMeasuresIs) {
-  settings_.device = DeviceKind::kCpu;
-  settings_.worker.load_timeout_ns = 150 * kNsPerMs;
-  Start();
-  AwaitTurn(kImageSlot);
-  AwaitTurn(kTextSlot);
-  ASSERT_TRUE(PollUntil([&] { return HasTurn(kTextSlot); })) << "the lower slot is looked at first";
-  region_->worker(kTextSlot).state.store(static_cast<uint32_t>(WorkerState::kMeasuring));
-  const WorkerEvent down = Next();
-  EXPECT_EQ(down.worker.id, kTextSlot);
-  EXPECT_THAT(down.message, HasSubstr("did not load its model within load_timeout_s"));
-  EXPECT_GT(PidOf(kImageSlot), 0);
-  EXPECT_TRUE(PollUntil([&] { return HasTurn(kImageSlot); })) << "a turn ends with its process";
-  EXPECT_THAT(Next().message, HasSubstr("did not load its model within load_timeout_s"))
-      << "its own time began with its turn";
-}
-
 TEST_F(WorkerSupervisorTest, ALimitOfZeroMeansNoRestart) {
   settings_.worker.max_restarts_per_minute = 0;
   Start();
@@ -513,12 +226,6 @@ TEST_F(WorkerSupervisorTest, AProgramThatIsMissingIsAWorkerThatEnded) {
   const WorkerEvent gave_up = Next();
   EXPECT_EQ(gave_up.kind, WorkerEvent::kGaveUp);
   EXPECT_THAT(gave_up.message, HasSubstr("Last error: cannot run "));
-}
-
-TEST_F(WorkerSupervisorTest, OneThatDoesNotLoadInTimeIsEnded) {
-  settings_.worker.load_timeout_ns = 20 * kNsPerMs;
-  Start();
-  EXPECT_THAT(Next().message, HasSubstr("did not load its model within load_timeout_s and was ended"));
 }
 
 TEST_F(WorkerSupervisorTest, StopsByCommandThenByForce) {

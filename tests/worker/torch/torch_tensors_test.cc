@@ -4,6 +4,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -94,6 +95,25 @@ TEST(CheckOutputsTest, NamesATypeThatTheProtocolLacks) {
   const at::Tensor complex = at::complex(at::ones({1, 2}), at::ones({1, 2}));
   EXPECT_THAT(CheckOutputs(PlanBucket(MakeSpec(), 0), std::vector{complex}).message(),
               HasSubstr("output \"y\" is ComplexFloat, which the protocol has no type for"));
+}
+
+TEST(CompareSpecialTest, MissesNoLostNanNorInfinity) {
+  const auto compare = [](std::vector<float> expected, std::vector<float> actual, bool nan) {
+    return CompareSpecial("here", at::tensor(expected), at::tensor(actual), nan, 1e-3);
+  };
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  for (const bool holds_nan : {false, true}) {
+    for (const float value : {nan, inf, -inf}) {
+      EXPECT_TRUE(compare({value, 1, 2}, {value, 1, 2}, holds_nan));
+      EXPECT_FALSE(compare({value, 1, 2}, {0, 1, 2}, holds_nan)) << value;
+    }
+    EXPECT_TRUE(compare({nan, 1, 2}, {nan, nan, 2}, holds_nan)) << "spread by a kernel";
+    EXPECT_TRUE(compare({inf, 1, 2}, {nan, 1, 2}, holds_nan));
+    EXPECT_FALSE(compare({nan, 1, 2}, {nan, nan, 3}, holds_nan));
+    EXPECT_EQ(compare({nan, 1, 2}, {inf, 1, 2}, holds_nan).has_value(), !holds_nan);
+  }
+  const at::Tensor one = at::tensor(std::vector<int64_t>{1}), two = at::tensor(std::vector<int64_t>{2});
+  EXPECT_TRUE(CompareSpecial("here", one, two, true, 0)) << "an argmax, say";
 }
 
 TEST(SameBitsTest, TellsNaNsAndZerosByTheirBits) {
