@@ -173,7 +173,7 @@ def test_a_query_of_a_dropped_client_is_still_answered():
         release.wait(10)
         return echo(header, frames)
 
-    with serving(all_but_silent) as server:
+    with serving(handler) as server:
         future = Client(server.address).submit("m", ONE)
         gc.collect()
         release.set()
@@ -218,7 +218,7 @@ def test_futures_can_be_awaited():
         )
         return good.model, bad.status
 
-    with serving(all_but_silent) as server, Client(server.address) as client:
+    with serving(handler) as server, Client(server.address) as client:
         assert asyncio.run(ask(client)) == ("good", "OVERLOADED")
 
 
@@ -237,5 +237,5 @@ def test_a_program_that_forgets_to_close_still_exits(ending):
     def handler(header, frames):
         return echo(header, frames) if header["model"] == "echo" else []
 
-    with serving(all_but_silent) as server:
+    with serving(handler) as server:
         run_program(server, f"client = Client(address, receive_timeout_s=float('inf')); {ending}", timeout_s=20)
