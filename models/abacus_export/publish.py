@@ -1,8 +1,8 @@
 """The files of an export: made in a directory of their own, then put in place one by one by renaming.
 
 A model file is named by its content, so that no export ever changes one that a description names or a program holds
-open. The description follows, which makes the new files count all at once; those that it replaces go last. A reader
-that found the old description and not its file reads the description again.
+open. The description follows, which makes the new files count all at once. The files of the description before stay
+until the next export: a controller that starts meanwhile may have read it and not opened them yet.
 """
 
 from __future__ import annotations
@@ -67,12 +67,20 @@ class Files:
 
 def publish(files: Files, spec: ModelSpec, out: Path) -> None:
     with _locked(out):
-        files.move_to(out)
         named = {spec.file, *(library.file for library in spec.libraries)}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            named.update(_files_of((out / f"{spec.name}.toml").read_text(encoding="utf-8")))
+        files.move_to(out)
         pattern = re.compile(rf"{re.escape(spec.name)}\.[0-9a-f]{{{_DIGITS}}}\.(pt|so)")
         for path in out.iterdir():
             if pattern.fullmatch(path.name) and path.name not in named:
                 path.unlink(missing_ok=True)
+
+
+def _files_of(description: str) -> list[str]:
+    """The files that a description names. Raises ValueError or KeyError for what is none."""
+    fields = tomllib.loads(description)
+    return [fields["file"], *(library["file"] for library in fields.get("libraries", []))]
 
 
 @contextlib.contextmanager
@@ -92,8 +100,7 @@ def is_current(out: Path, name: str, companions: tuple[str, ...], made_by: str) 
         text = (out / f"{name}.toml").read_text(encoding="utf-8")
         if made_by_of(text) != made_by:
             return False
-        description = tomllib.loads(text)
-        files = [description["file"], *(library["file"] for library in description.get("libraries", []))]
+        files = _files_of(text)
     except (OSError, ValueError, KeyError):
         return False
     return all((out / file).exists() for file in (*files, *companions))
