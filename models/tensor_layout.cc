@@ -2,16 +2,29 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "models/float_bits.h"
 
 namespace abacus {
+namespace {
+
+bool AllHaveRows(const std::vector<TensorSpec>& tensors) {
+  return std::ranges::all_of(tensors, [](const TensorSpec& tensor) { return HasDim(tensor, kBatchDim); });
+}
+
+}  // namespace
+
+bool MayShareBatch(const ModelSpec& spec) { return MayBeSplit(spec) && AllHaveRows(spec.inputs); }
+
+bool MayBeSplit(const ModelSpec& spec) { return spec.batchable && AllHaveRows(spec.outputs); }
 
 TensorLayout LayoutOf(const ModelSpec& spec, int64_t rows, int64_t sequence) {
   TensorLayout layout;
   const auto place = [&](const std::vector<TensorSpec>& tensors, auto* extents) {
     for (const TensorSpec& tensor : tensors) {
-      // The parser bounded the largest bucket, so nothing overflows and the optional is not empty.
+      // The parser bounded the largest bucket by 1 TiB, of which a query has kMaxQueryParts at most: nothing overflows,
+      // and the optional is not empty.
       const uint64_t bytes = ShapeAt(tensor, rows, sequence).Elements().value_or(0) * DTypeBytes(tensor.dtype);
       extents->push_back({layout.total_bytes, bytes});
       layout.total_bytes += (bytes + kTensorAlignBytes - 1) / kTensorAlignBytes * kTensorAlignBytes;
@@ -19,6 +32,21 @@ TensorLayout LayoutOf(const ModelSpec& spec, int64_t rows, int64_t sequence) {
   };
   place(spec.inputs, &layout.inputs);
   place(spec.outputs, &layout.outputs);
+  return layout;
+}
+
+TensorLayout PartOf(const ModelSpec& spec, int64_t query_rows, int64_t sequence, int64_t first_row, int64_t rows) {
+  TensorLayout layout = LayoutOf(spec, query_rows, sequence);
+  const auto narrow = [&](const std::vector<TensorSpec>& tensors, auto* extents) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      if (!HasDim(tensors[i], kBatchDim)) continue;
+      const uint64_t row_bytes = (*extents)[i].bytes / static_cast<uint64_t>(query_rows);
+      (*extents)[i].offset_bytes += static_cast<uint64_t>(first_row) * row_bytes;
+      (*extents)[i].bytes = static_cast<uint64_t>(rows) * row_bytes;
+    }
+  };
+  narrow(spec.inputs, &layout.inputs);
+  narrow(spec.outputs, &layout.outputs);
   return layout;
 }
 

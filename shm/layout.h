@@ -27,13 +27,14 @@
 namespace abacus {
 
 inline constexpr uint64_t kSegmentMagic = 0x3153554341424153;  // "SABACUS1", read as little endian
-inline constexpr uint32_t kLayoutVersion = 5;
+inline constexpr uint32_t kLayoutVersion = 6;
 inline constexpr size_t kMaxServices = 16;
 inline constexpr size_t kMaxWorkers = 16;
 inline constexpr size_t kMaxLanes = 8;
 inline constexpr size_t kMaxBuckets = 64;
 inline constexpr size_t kMaxCuts = 64;        // intervals between cut points of one bucket
 inline constexpr size_t kMaxJobQueries = 64;  // queries of one job
+inline constexpr size_t kMaxQueryParts = 64;  // a query has at most this many times the rows of the largest bucket
 inline constexpr size_t kMaxSent = 2;         // commands out to one worker: a range that runs, and one sent ahead
 inline constexpr size_t kRingCapacity = 64;
 inline constexpr size_t kPageBytes = 4096;
@@ -59,13 +60,16 @@ struct Command {
 };
 static_assert(sizeof(Command) <= kCacheLineBytes);
 
-// One query of a job: its rows, in the order of the table, make up the batch. What is missing to the bucket's size is
-// padding. The tensors lie in the query's own block of the arena at the query's own shape (models/tensor_layout.h).
+// Rows of one query of a job: in the order of the table they make up the batch. What is missing to the bucket's size is
+// padding. The tensors lie in the query's own block of the arena at the query's own shape (models/tensor_layout.h). A
+// query that is too large for one job is run in parts: a job then takes only some of its rows.
 struct JobQuery {
   uint64_t block_offset = 0;  // from the start of the arena
   uint64_t block_bytes = 0;
-  uint32_t rows = 0;
-  uint32_t sequence = 0;  // its length, at most the bucket's; 0: the model has none
+  uint32_t rows = 0;        // of the batch: [first_row, first_row + rows) of the query's
+  uint32_t sequence = 0;    // its length, at most the bucket's; 0: the model has none
+  uint32_t first_row = 0;   // > 0: a part of the query that is not its first
+  uint32_t query_rows = 0;  // all that the block holds
 };
 
 // What a worker answers, one per kRun command, in order.
@@ -133,6 +137,10 @@ struct ServiceStats {
   ShmAtomic<uint64_t> running{0};                               // ranges that were sent and not answered
   ShmAtomic<uint64_t> ranges{0};                                // ranges that were answered
   ShmAtomic<uint64_t> restarts{0};
+  ShmAtomic<uint64_t> jobs{0};                                 // that ran to their end
+  ShmAtomic<uint64_t> job_rows{0};                             // of these: rows of queries,
+  ShmAtomic<uint64_t> job_queries{0};                          // queries; a part counts as one,
+  ShmAtomic<uint64_t> padding_rows{0};                         // and rows that were missing to the bucket's batch
   std::array<ShmAtomic<uint64_t>, kLatencyBuckets> latency{};  // LatencyBucketOf(total_ns), OK replies only
 };
 

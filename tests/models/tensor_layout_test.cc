@@ -274,5 +274,64 @@ TEST(LayoutOf, IsAlignedAndFollowsTheQuery) {
   EXPECT_LT(LayoutOf(spec, 1, 1).total_bytes, layout.total_bytes);
 }
 
+// A model with a tensor of every kind: rows with and without a sequence, and none.
+ModelSpec MixedSpec() {
+  ModelSpec spec;
+  spec.batch_sizes = {1, 4};
+  spec.sequence_lengths = {16};
+  spec.inputs = {{"ids", DType::kInt64, {kBatchDim, kSequenceDim}, {}, 0},
+                 {"x", DType::kFloat32, {kBatchDim, 3}, {}, 0},
+                 {"scale", DType::kFloat32, {5}, {}, 0}};
+  spec.outputs = {{"y", DType::kFloat16, {kBatchDim, 7, kSequenceDim}, {}, 0}};
+  return spec;
+}
+
+TEST(PartOf, IsWhereTheRowsLieInTheWholeQuery) {
+  const ModelSpec spec = MixedSpec();
+  constexpr int64_t kRows = 9, kSequence = 5;
+  const TensorLayout whole = LayoutOf(spec, kRows, kSequence);
+  for (int64_t first = 0; first < kRows; ++first) {
+    for (int64_t rows = 1; first + rows <= kRows; ++rows) {
+      const TensorLayout part = PartOf(spec, kRows, kSequence, first, rows);
+      const auto f = static_cast<uint64_t>(first), n = static_cast<uint64_t>(rows);
+      EXPECT_EQ(part.inputs[0].offset_bytes, whole.inputs[0].offset_bytes + f * 40);
+      EXPECT_EQ(part.inputs[0].bytes, n * 40);
+      EXPECT_EQ(part.inputs[1].offset_bytes, whole.inputs[1].offset_bytes + f * 12);
+      EXPECT_EQ(part.inputs[1].bytes, n * 12);
+      EXPECT_EQ(part.inputs[2].offset_bytes, whole.inputs[2].offset_bytes) << "every part has all of it";
+      EXPECT_EQ(part.inputs[2].bytes, 20u);
+      EXPECT_EQ(part.outputs[0].offset_bytes, whole.outputs[0].offset_bytes + f * 70);
+      EXPECT_EQ(part.outputs[0].bytes, n * 70);
+      EXPECT_EQ(part.total_bytes, whole.total_bytes);
+    }
+  }
+}
+
+TEST(LayoutOf, HasRoomForTheLargestQueryThatIsRunInParts) {
+  ModelSpec spec = MixedSpec();
+  spec.batch_sizes = {65'536};
+  spec.outputs = {{"y", DType::kFloat64, {kBatchDim, (1 << 21) - 256}, {}, 0}};  // just below 1 TiB
+  const int64_t most = spec.batch_sizes.back() * static_cast<int64_t>(kMaxQueryParts);
+  const TensorLayout layout = LayoutOf(spec, most, 1);
+  EXPECT_EQ(layout.outputs[0].bytes, static_cast<uint64_t>(most) * ((1 << 21) - 256) * 8);
+  EXPECT_GT(layout.total_bytes, layout.outputs[0].bytes);
+}
+
+TEST(MayShareBatch, NeedsIndependentRowsInEveryTensor) {
+  ModelSpec spec = MixedSpec();
+  EXPECT_FALSE(MayShareBatch(spec)) << "whose scale?";
+  EXPECT_TRUE(MayBeSplit(spec));
+  spec.inputs.pop_back();
+  EXPECT_TRUE(MayShareBatch(spec));
+  EXPECT_TRUE(MayBeSplit(spec));
+  spec.outputs.push_back({"count", DType::kInt64, {1}, {}, 0});
+  EXPECT_FALSE(MayShareBatch(spec));
+  EXPECT_FALSE(MayBeSplit(spec)) << "of which part?";
+  spec.outputs.pop_back();
+  spec.batchable = false;
+  EXPECT_FALSE(MayShareBatch(spec));
+  EXPECT_FALSE(MayBeSplit(spec));
+}
+
 }  // namespace
 }  // namespace abacus

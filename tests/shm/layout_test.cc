@@ -82,14 +82,16 @@ const std::map<std::string, Struct> kStructs = {
        ABACUS_FIELD(PredictorStats, factor_ppm), ABACUS_FIELD(PredictorStats, start_ns)}}},
     {"ServiceBlock",
      {sizeof(ServiceBlock),
-      68,
+      92,
       {ABACUS_FIELD(ServiceBlock, name), ABACUS_FIELD(ServiceBlock, worker), ABACUS_FIELD(ServiceBlock, stats)}}},
     {"ServiceStats",
      {sizeof(ServiceStats),
       0,
       {ABACUS_FIELD(ServiceStats, accepted), ABACUS_FIELD(ServiceStats, replies),
        ABACUS_FIELD(ServiceStats, violations), ABACUS_FIELD(ServiceStats, queued), ABACUS_FIELD(ServiceStats, running),
-       ABACUS_FIELD(ServiceStats, ranges), ABACUS_FIELD(ServiceStats, restarts), ABACUS_FIELD(ServiceStats, latency)}}},
+       ABACUS_FIELD(ServiceStats, ranges), ABACUS_FIELD(ServiceStats, restarts), ABACUS_FIELD(ServiceStats, jobs),
+       ABACUS_FIELD(ServiceStats, job_rows), ABACUS_FIELD(ServiceStats, job_queries),
+       ABACUS_FIELD(ServiceStats, padding_rows), ABACUS_FIELD(ServiceStats, latency)}}},
     {"WorkerSlot",
      {sizeof(WorkerSlot), 108, {ABACUS_FIELD(WorkerSlot, service),      ABACUS_FIELD(WorkerSlot, lane),
                                 ABACUS_FIELD(WorkerSlot, generation),   ABACUS_FIELD(WorkerSlot, bucket_count),
@@ -126,7 +128,7 @@ const std::map<std::string, Struct> kStructs = {
      {sizeof(JobQuery),
       0,
       {ABACUS_FIELD(JobQuery, block_offset), ABACUS_FIELD(JobQuery, block_bytes), ABACUS_FIELD(JobQuery, rows),
-       ABACUS_FIELD(JobQuery, sequence)}}},
+       ABACUS_FIELD(JobQuery, sequence), ABACUS_FIELD(JobQuery, first_row), ABACUS_FIELD(JobQuery, query_rows)}}},
 };
 
 // A member that the table above does not list leaves a hole in it.
