@@ -7,13 +7,13 @@ set(worker_dir ${CMAKE_CURRENT_LIST_DIR})
 # What both halves need, compiled once; position-independent, for the module.
 add_library(abacus_torch_common OBJECT
   ${worker_dir}/cuts/cut_points.cc ${worker_dir}/cuts/slice_tree.cc
-  ${worker_dir}/torch/job_rows.cc ${worker_dir}/torch/torch_tensors.cc)
+  ${worker_dir}/torch/job_rows.cc ${worker_dir}/torch/small_rows.cc ${worker_dir}/torch/torch_tensors.cc)
 target_link_libraries(abacus_torch_common PUBLIC abacus_flags abacus_models Abacus::torch)
 set_target_properties(abacus_torch_common PROPERTIES
   POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 
 add_library(abacus_torch_runtime STATIC
-  ${worker_dir}/app/cases.cc ${worker_dir}/app/check.cc ${worker_dir}/app/cut_checker.cc
+  ${worker_dir}/app/bench.cc ${worker_dir}/app/cases.cc ${worker_dir}/app/check.cc ${worker_dir}/app/cut_checker.cc
   ${worker_dir}/app/index_trial.cc ${worker_dir}/app/model_bench.cc ${worker_dir}/app/output_difference.cc
   ${worker_dir}/app/runtime_factory.cc ${worker_dir}/app/verify.cc
   ${worker_dir}/cpu/graph_partition.cc ${worker_dir}/cpu/interpreter_runtime.cc
@@ -37,7 +37,8 @@ if(ABACUS_TORCH_CUDA)
   add_library(abacus_cuda_runtime MODULE
     ${worker_dir}/cuda/bucket_memory.cc ${worker_dir}/cuda/cuda_module.cc ${worker_dir}/cuda/cut_timing.cc
     ${worker_dir}/cuda/gpu_clock.cc ${worker_dir}/cuda/gpu_device.cc ${worker_dir}/cuda/graph_capture.cc
-    ${worker_dir}/cuda/graph_runtime.cc ${worker_dir}/cuda/pinned_memory.cc ${worker_dir}/cuda/sliced_graph.cc
+    ${worker_dir}/cuda/graph_runtime.cc ${worker_dir}/cuda/job_staging.cc ${worker_dir}/cuda/pinned_memory.cc
+    ${worker_dir}/cuda/sliced_graph.cc ${worker_dir}/cuda/synthetic_job.cc
     ${worker_dir}/cuts/topological_order.cc ${CMAKE_SOURCE_DIR}/models/tensor_layout.cc
     $<TARGET_OBJECTS:abacus_torch_common>)
   target_link_libraries(abacus_cuda_runtime PRIVATE abacus_flags Abacus::torch_cuda)

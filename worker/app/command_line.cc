@@ -41,6 +41,16 @@ void AddVerifyOptions(CLI::App& app, VerifyOptions* options) {
   app.add_flag("--json", options->json, "a JSON object instead of a sentence");
 }
 
+void AddBenchOptions(CLI::App& app, BenchOptions* options) {
+  app.add_option("--model", options->model, "model description, NAME.toml")->required();
+  AddDeviceOptions(app, &options->runtime);
+  app.add_option("--batch", options->batches, "only buckets of these batch sizes, e.g. 1,32")->delimiter(',');
+  app.add_option("--repetitions", options->repetitions, "of each pass; the median counts")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_flag("--json", options->json, "one JSON object per bucket and line");
+}
+
 void AddCheckOptions(CLI::App& app, CheckOptions* options) {
   app.add_option("--model", options->checker.model, "model description, NAME.toml")->required();
   AddDeviceOptions(app, &options->checker.runtime);
@@ -72,7 +82,14 @@ int RunCommandLine(int argc, const char* const* argv, const WorkerCommands& comm
     check = app.add_subcommand("check", "Compare a model with the plain module and every way to cut it, and time it");
     AddCheckOptions(*check, &check_options);
   }
+  BenchOptions bench_options;
+  CLI::App* bench = nullptr;
+  if (commands.bench) {
+    bench = app.add_subcommand("bench", "Time passes of one query against passes of as many queries as fill the batch");
+    AddBenchOptions(*bench, &bench_options);
+  }
   CLI11_PARSE(app, argc, argv);
+  if (bench != nullptr && bench->parsed()) return commands.bench(bench_options);
   if (verify != nullptr && verify->parsed()) return commands.verify(verify_options);
   return check != nullptr && check->parsed() ? commands.check(check_options) : commands.serve(serve_options);
 }

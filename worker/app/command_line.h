@@ -1,5 +1,5 @@
-// The command line of the worker programs: declares the options of `serve`, `verify` and `check` and runs the one that
-// was asked for. The only unit of these programs that sees CLI11, which is slow to compile.
+// The command line of the worker programs: declares the options of `serve`, `verify`, `check` and `bench` and runs the
+// one that was asked for. The only unit of these programs that sees CLI11, which is slow to compile.
 //
 // Thread rule: one thread, the one that runs the command.
 #ifndef ABACUS_WORKER_APP_COMMAND_LINE_H_
@@ -8,6 +8,7 @@
 #include <functional>
 #include <string>
 
+#include "worker/app/bench.h"
 #include "worker/app/check.h"
 #include "worker/app/verify.h"
 #include "worker/serve/serve.h"
@@ -22,6 +23,7 @@ struct WorkerCommands {
   // Empty: the program has no such command.
   std::function<int(const VerifyOptions&)> verify;
   std::function<int(const CheckOptions&)> check;
+  std::function<int(const BenchOptions&)> bench;
 };
 
 // Returns the exit code of the command; that of help, 0, or of a wrong command line where none ran.

@@ -101,12 +101,7 @@ CutChecker::~CutChecker() = default;
 Status CutChecker::Load() {
   const Result<ModelSpec> model = LoadModelSpec(options_.model);
   if (!model) return model.error();
-  for (const int64_t batch : options_.batches) {
-    if (!std::ranges::binary_search(model->batch_sizes, batch)) {
-      return {StatusCode::kInvalidArgument,
-              c10::str("--batch ", batch, ": no such batch size in [buckets] of ", model->toml_path.string())};
-    }
-  }
+  ABACUS_RETURN_IF_ERROR(CheckBatches(*model, options_.batches));
   Result<std::unique_ptr<ModelBench>> bench = ModelBench::Load(*model, options_.runtime);
   if (!bench) return bench.error();
   bench_ = std::move(*bench);

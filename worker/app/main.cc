@@ -1,8 +1,9 @@
 // abacus-worker: runs one model. `serve` is what the controller starts, `verify` what the exporter ends with; `check`
-// is for people.
+// and `bench` are for people.
 #include <memory>
 #include <utility>
 
+#include "worker/app/bench.h"
 #include "worker/app/check.h"
 #include "worker/app/command_line.h"
 #include "worker/app/runtime_factory.h"
@@ -39,5 +40,6 @@ int main(int argc, char** argv) {
   commands.serve = [](const abacus::ServeOptions& options) { return abacus::Serve(options, MakeRuntime); };
   commands.verify = abacus::RunVerify;
   commands.check = abacus::RunCheck;
+  commands.bench = abacus::RunBench;
   return abacus::RunCommandLine(argc, argv, commands);
 }

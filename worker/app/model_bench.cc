@@ -1,8 +1,10 @@
 #include "worker/app/model_bench.h"
 
 #include <ATen/ops/from_blob.h>
+#include <c10/util/StringUtil.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -15,6 +17,27 @@ namespace {
 constexpr int kUnwritten = 0xA5;  // output memory before each run
 
 }  // namespace
+
+Status CheckBatches(const ModelSpec& spec, const std::vector<int64_t>& batches) {
+  for (const int64_t batch : batches) {
+    if (!std::ranges::binary_search(spec.batch_sizes, batch)) {
+      return {StatusCode::kInvalidArgument,
+              c10::str("--batch ", batch, ": no such batch size in [buckets] of ", spec.toml_path.string())};
+    }
+  }
+  return Status::Ok();
+}
+
+std::vector<int64_t> SmallestQueries(const ModelSpec& spec, int64_t batch) {
+  const int64_t count = MayShareBatch(spec) ? std::min<int64_t>(batch, kMaxJobQueries) : 1;
+  std::vector<int64_t> rows(static_cast<size_t>(count), 1);
+  rows.back() = batch - count + 1;
+  return rows;
+}
+
+uint64_t BlockBytes(const ModelSpec& spec, int64_t rows, int64_t sequence) {
+  return std::bit_ceil(std::max<uint64_t>(LayoutOf(spec, rows, sequence).total_bytes, kPageBytes));
+}
 
 Result<std::unique_ptr<ModelBench>> ModelBench::Load(const ModelSpec& spec, const RuntimeOptions& options) {
   // Held for its checks of the files alone: nobody is expected to replace them meanwhile.
@@ -33,14 +56,17 @@ Result<std::unique_ptr<ModelBench>> ModelBench::Adopt(const ModelSpec& spec, std
 }
 
 Status ModelBench::AllocateArena() {
-  uint64_t bytes = 1;
   for (size_t b = 0; b < spec_.bucket_count(); ++b) {
-    bytes = std::max(bytes, LayoutOf(spec_, spec_.bucket(b)).total_bytes);
+    const Bucket bucket = spec_.bucket(b);
+    uint64_t bytes = BlockBytes(spec_, bucket.batch, bucket.sequence);
+    for (const int64_t rows : SmallestQueries(spec_, bucket.batch)) {
+      bytes += 2 * BlockBytes(spec_, rows, bucket.sequence);
+    }
+    arena_bytes_ = std::max(arena_bytes_, bytes);
   }
-  bytes = (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
-  arena_.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, bytes)));
+  arena_.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, arena_bytes_)));
   if (arena_ == nullptr) return {StatusCode::kUnavailable, "out of memory"};
-  return runtime_->PinArena({arena_.get(), bytes});
+  return runtime_->PinArena(arena());
 }
 
 void ModelBench::SetQuery(const Bucket& shape, const std::vector<at::Tensor>& inputs) {

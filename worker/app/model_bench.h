@@ -1,5 +1,4 @@
-// ModelBench: a model loaded as serving loads it, and the memory of one query to run it with. What `verify` and `check`
-// run.
+// ModelBench: a model loaded as serving loads it, and memory to run it with. What `verify`, `check` and `bench` run.
 //
 // Before each run the output memory is overwritten, so that a run which skips an output shows.
 //
@@ -30,6 +29,15 @@
 
 namespace abacus {
 
+// Error, unless these are batch sizes of the model; what `--batch` gives.
+Status CheckBatches(const ModelSpec& spec, const std::vector<int64_t>& batches);
+
+// Rows of the queries, as many as a job may have, that fill a batch of this size: 1, and the rest for the last.
+std::vector<int64_t> SmallestQueries(const ModelSpec& spec, int64_t batch);
+
+// The size of the block that a server's arena has for a query.
+uint64_t BlockBytes(const ModelSpec& spec, int64_t rows, int64_t sequence);
+
 class ModelBench {
  public:
   static Result<std::unique_ptr<ModelBench>> Load(const ModelSpec& spec, const RuntimeOptions& options);
@@ -55,6 +63,10 @@ class ModelBench {
   // What the last run answered, at the query's shape.
   std::vector<at::Tensor> outputs() const;
 
+  // All the memory, for jobs of the caller's own; SetQuery uses its beginning. Large enough for a query that fills any
+  // of the buckets, and behind it for two jobs of as many queries as can fill it, each in a block of BlockBytes().
+  std::span<std::byte> arena() const { return {arena_.get(), arena_bytes_}; }
+
  private:
   struct Free {
     void operator()(std::byte* memory) const { std::free(memory); }
@@ -66,6 +78,7 @@ class ModelBench {
 
   const ModelSpec spec_;
   const std::string digest_;
+  uint64_t arena_bytes_ = 0;
   std::unique_ptr<std::byte, Free> arena_;  // outlives the runtime, which may have pinned it
   std::unique_ptr<TorchRuntime> runtime_;
   BucketPlan plan_;

@@ -43,7 +43,7 @@ Result<Pieces> MakePieces(const SlicedGraph& graph, const std::vector<uint32_t>&
 }
 
 Status RunPieces(const Pieces& pieces, const BucketMemory& memory, cudaStream_t stream) {
-  ABACUS_RETURN_IF_ERROR(memory.CopyIn({}, stream));
+  ABACUS_RETURN_IF_ERROR(memory.CopyIn({}, /*sequence=*/0, stream));
   ABACUS_RETURN_IF_CUDA_ERROR(cudaEventRecord(pieces.events[0].get(), stream));
   for (size_t i = 0; i < pieces.execs.size(); ++i) {
     ABACUS_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(pieces.execs[i].get(), stream));

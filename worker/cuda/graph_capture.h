@@ -5,9 +5,9 @@
 // is in progress at a time, and a new job abandons the old one, so no bucket's intermediate values need to survive a
 // run of another bucket. Static inputs and outputs are each bucket's own.
 //
-// Thread rule: one thread, with the GPU as its current device. Ownership: the program outlives the captured bucket.
-// Errors: INVALID_ARGUMENT for a program that cannot be captured or whose outputs are wrong, WORKER_FAILED with the
-// CUDA call; LibTorch's exceptions pass through.
+// Thread rule: one thread, with the GPU as its current device. Ownership: program and staging memory outlive
+// the captured bucket. Errors: INVALID_ARGUMENT for a program that cannot be captured or whose outputs are wrong,
+// WORKER_FAILED with the CUDA call; LibTorch's exceptions pass through.
 #ifndef ABACUS_WORKER_CUDA_GRAPH_CAPTURE_H_
 #define ABACUS_WORKER_CUDA_GRAPH_CAPTURE_H_
 
@@ -24,11 +24,12 @@
 
 namespace abacus {
 
-// Where to capture: a stream of the program's GPU, and the pool that all its buckets share.
+// Where to capture: a stream of the program's GPU, and the pool and the staging memory that all its buckets share.
 struct CaptureSite {
   at::DeviceIndex gpu;
   c10::cuda::CUDAStream stream;
   c10::MempoolId_t pool;
+  JobStaging* staging;
 };
 
 struct CapturedBucket {

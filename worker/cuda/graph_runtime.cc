@@ -53,7 +53,7 @@ GraphRuntime::GraphRuntime(std::unique_ptr<ModelProgram> program, int gpu)
     : program_(std::move(program)),
       site_{static_cast<at::DeviceIndex>(gpu),
             c10::cuda::getStreamFromPool(/*isHighPriority=*/false, static_cast<at::DeviceIndex>(gpu)),
-            at::cuda::graph_pool_handle()},
+            at::cuda::graph_pool_handle(), &staging_},
       stream_(site_.stream.stream()),
       memory_ops_(StreamMemoryOps::Find()),
       buckets_(program_->buckets().size()) {}
@@ -69,6 +69,9 @@ Status GraphRuntime::Load(bool timestamps, const LoadHooks& hooks) {
   Result<DeviceMailbox> mailbox = DeviceMailbox::Create();
   if (!mailbox) return mailbox.error();
   mailbox_ = std::move(*mailbox);
+  Result<JobStaging> staging = JobStaging::Create(*program_);
+  if (!staging) return staging.error();
+  staging_ = std::move(*staging);
   if (timestamps) {
     if (const Result<GpuClock> clock = GpuClock::Create()) {
       clock_ = *clock;
@@ -166,10 +169,10 @@ Status GraphRuntime::Enqueue(const RangeRequest& range, uint32_t sequence) {
     const c10::cuda::CUDAGuard guard(site_.gpu);
     if (range.gate != 0) ABACUS_RETURN_IF_ERROR(memory_ops_->AwaitReached(stream_, gate_.device_value, range.gate));
     if (clock_) ABACUS_RETURN_IF_ERROR(clock_->Record(stream_, mailbox_.device_started_ns(sequence)));
-    if (range.first == 0) ABACUS_RETURN_IF_ERROR(bucket.captured.memory.CopyIn(range.tensors, stream_));
+    if (range.first == 0) ABACUS_RETURN_IF_ERROR(bucket.captured.memory.CopyIn(range.tensors, sequence, stream_));
     ABACUS_RETURN_IF_ERROR(bucket.Launch(range.first, range.last, stream_));
     if (range.last == bucket.ranges.operators) {
-      ABACUS_RETURN_IF_ERROR(bucket.captured.memory.CopyOut(range.tensors, stream_));
+      ABACUS_RETURN_IF_ERROR(bucket.captured.memory.CopyOut(range.tensors, sequence, stream_));
     }
     if (clock_) ABACUS_RETURN_IF_ERROR(clock_->Record(stream_, mailbox_.device_ended_ns(sequence)));
     if (memory_ops_) ABACUS_RETURN_IF_ERROR(memory_ops_->Write(stream_, mailbox_.device_ended(), sequence));
@@ -191,8 +194,14 @@ Result<std::optional<DeviceTimes>> GraphRuntime::Poll() {
     ended = *idle;
   }
   if (!ended) return std::nullopt;
+  Finish(oldest);
   ended_ = oldest;
   return clock_ ? mailbox_.times(oldest) : DeviceTimes{};
+}
+
+void GraphRuntime::Finish(uint32_t sequence) {
+  const RangeRequest& range = started_ranges_[sequence % kMaxStarted];
+  if (range.last == ranges(range.bucket).operators) buckets_[range.bucket]->captured.memory.ScatterOutputs(sequence);
 }
 
 Status GraphRuntime::RunUncut(uint32_t bucket, const JobTensors& tensors) {
@@ -219,12 +228,15 @@ Status GraphRuntime::RunWhole(uint32_t bucket, const JobTensors& tensors, const 
   ABACUS_RETURN_IF_ERROR(CheckRange(whole));
   progress_.End();
   const BucketMemory& memory = buckets_[bucket]->captured.memory;
+  const uint32_t sequence = started_ + 1;  // its staging memory is free
   const auto run = [&]() -> Status {
     const c10::cuda::CUDAGuard guard(site_.gpu);
-    ABACUS_RETURN_IF_ERROR(memory.CopyIn(tensors, stream_));
+    ABACUS_RETURN_IF_ERROR(memory.CopyIn(tensors, sequence, stream_));
     ABACUS_RETURN_IF_ERROR(launch());
-    ABACUS_RETURN_IF_ERROR(memory.CopyOut(tensors, stream_));
-    return WaitIdle(stream_);
+    ABACUS_RETURN_IF_ERROR(memory.CopyOut(tensors, sequence, stream_));
+    ABACUS_RETURN_IF_ERROR(WaitIdle(stream_));
+    memory.ScatterOutputs(sequence);
+    return Status::Ok();
   };
   Status status;
   try {

@@ -8,9 +8,10 @@
 //
 // Start enqueues all of a range on the one stream, in this order: wait for the gate, copy the job's inputs to the
 // device (range [0, ..)), the slices, copy the outputs back (range [.., operators)), write the range's sequence number
-// to page-locked memory of the host, which Poll reads (device_mailbox.h). Stream order alone keeps two started ranges
-// apart, also those of different jobs, whose copies write the same static inputs (bucket_memory.h). The stream is
-// queried now and then, to notice errors.
+// to page-locked memory of the host, which Poll reads (device_mailbox.h). Small rows are gathered in Start and
+// scattered in Poll, through memory of the range's own (job_staging.h). On the device, stream order alone keeps two
+// started ranges apart, also those of different jobs, whose copies write the same static inputs (bucket_memory.h). The
+// stream is queried now and then, to notice errors.
 //
 // The GPU waits at the gate only when the arena is pinned: a copy from or to pageable memory may block the host until
 // it was made, and then nobody would answer for the range whose end opens the gate.
@@ -32,6 +33,7 @@
 #include "worker/cuda/device_mailbox.h"
 #include "worker/cuda/gpu_clock.h"
 #include "worker/cuda/graph_capture.h"
+#include "worker/cuda/job_staging.h"
 #include "worker/cuda/pinned_memory.h"
 #include "worker/cuts/slice_tree.h"
 #include "worker/runtime/job_progress.h"
@@ -81,6 +83,8 @@ class GraphRuntime : public TorchRuntime {
   Status MeasureSolo(uint32_t bucket);
   Status CheckRange(const RangeRequest& range) const;
   Status Enqueue(const RangeRequest& range, uint32_t sequence);
+  // What is left to do for a range that has ended on the device.
+  void Finish(uint32_t sequence);
   // Runs `launch` (a callable returning Status) between the copies of a whole job, and waits for the stream to become
   // idle. Nothing may be started.
   template <class Launch>
@@ -91,6 +95,7 @@ class GraphRuntime : public TorchRuntime {
   Status Fatal(const Status& status, const RangeRequest& range);
 
   const std::unique_ptr<ModelProgram> program_;
+  JobStaging staging_;
   const CaptureSite site_;
   const cudaStream_t stream_;  // of the site
   const Result<StreamMemoryOps> memory_ops_;
@@ -105,7 +110,7 @@ class GraphRuntime : public TorchRuntime {
   // Sequence numbers of the last range that was started and of the last that was polled to its end.
   uint32_t started_ = 0;
   uint32_t ended_ = 0;
-  std::array<RangeRequest, kMaxStarted> started_ranges_;  // by sequence number, for messages
+  std::array<RangeRequest, kMaxStarted> started_ranges_;  // by sequence number, without tensors
   uint64_t queried_ns_ = 0;                               // when the stream was last asked for errors
   JobProgress progress_;
 };

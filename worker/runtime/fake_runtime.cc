@@ -67,11 +67,20 @@ Status FakeRuntime::ScriptedFault(JobTensors tensors) const {
 void FakeRuntime::Echo(const QueryTensors& query) const {
   const TensorLayout layout = LayoutOf(spec_, query.rows, query.sequence);
   for (size_t i = 0; i < query.outputs.size(); ++i) {
-    const uint64_t out_bytes = layout.outputs[i].bytes;
-    const uint64_t in_bytes = i < query.inputs.size() ? layout.inputs[i].bytes : 0;
+    const uint64_t rows = HasDim(spec_.outputs[i], kBatchDim) ? query.rows : 1;
+    const uint64_t out_bytes = layout.outputs[i].bytes / rows;
+    uint64_t in_bytes = 0, in_pitch_bytes = 0;
+    if (i < query.inputs.size()) {
+      const bool by_row = rows > 1 && HasDim(spec_.inputs[i], kBatchDim);
+      in_bytes = layout.inputs[i].bytes / (by_row ? rows : 1);
+      in_pitch_bytes = by_row ? in_bytes : 0;
+    }
     const uint64_t echoed = std::min(in_bytes, out_bytes);
-    if (echoed > 0) std::memcpy(query.outputs[i], query.inputs[i], echoed);
-    std::memset(query.outputs[i] + echoed, 0, out_bytes - echoed);
+    for (uint64_t row = 0; row < rows; ++row) {
+      std::byte* const output = query.outputs[i] + row * out_bytes;
+      if (echoed > 0) std::memcpy(output, query.inputs[i] + row * in_pitch_bytes, echoed);
+      std::memset(output + echoed, 0, out_bytes - echoed);
+    }
   }
 }
 

@@ -3,9 +3,9 @@
 //
 // A pass takes FakeTiming::base_us + per_row_us * batch, spread evenly over the operators; every operator is a cut
 // point as far as kMaxCuts allows. Output i of a query is the bytes of its input i, cut or zero-filled to the output's
-// size, so a test can check payloads end to end, query by query. Scripted faults: when the first element of an int64
-// first input of any query equals FakeTiming::die_on_value the process exits at once, fail_on_value gives an error,
-// hang_on_value never returns.
+// size, row by row where they have rows (so that parts give what the whole query would): a test can check payloads end
+// to end, query by query. Scripted faults: when the first element of an int64 first input of any query, or part of one,
+// equals FakeTiming::die_on_value the process exits at once, fail_on_value gives an error, hang_on_value never returns.
 #ifndef ABACUS_WORKER_RUNTIME_FAKE_RUNTIME_H_
 #define ABACUS_WORKER_RUNTIME_FAKE_RUNTIME_H_
 

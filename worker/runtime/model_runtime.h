@@ -58,7 +58,8 @@ struct LoadHooks {
   bool measure = true;
 };
 
-// Tensors of one query, at its own shape, in the order of the spec.
+// Tensors of one query, or of a part of its rows, at that shape, in the order of the spec. Those of a part need not be
+// aligned to more than their elements.
 struct QueryTensors {
   uint32_t rows = 0;
   uint32_t sequence = 0;  // 0: the model has no sequence dimension

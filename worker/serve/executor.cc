@@ -29,6 +29,8 @@ Executor::Executor(Region* region, WorkerId worker, const ModelSpec& spec, Model
       lane_(region->lane(LaneId(slot_.lane))),
       arena_(region->arena()),
       spec_(spec),
+      may_share_batch_(MayShareBatch(spec)),
+      may_be_split_(MayBeSplit(spec)),
       runtime_(runtime),
       command_bell_(&slot_.command_bell),
       controller_bell_(&region->header().controller_bell),
@@ -92,24 +94,48 @@ Status Executor::CopyQueries(const Command& command) {
 }
 
 Status Executor::ValidateQueries(const Bucket& bucket) const {
+  if (query_count_ > 1 && !may_share_batch_) {
+    return Bad("a job of " + std::to_string(query_count_) + " queries of a model whose batches cannot be shared");
+  }
   int64_t rows_left = bucket.batch;
   for (size_t i = 0; i < query_count_; ++i) {
     const JobQuery& query = queries_[i];
-    const auto bad = [i](const std::string& what) { return Bad("query " + std::to_string(i) + ": " + what); };
+    Status status;
     if (query.rows < 1 || query.rows > rows_left) {
-      return bad(std::to_string(query.rows) + " rows, where the batch has room for " + std::to_string(rows_left));
+      status = Bad(std::to_string(query.rows) + " rows, where the batch has room for " + std::to_string(rows_left));
+    } else {
+      status = ValidateQuery(query, bucket);
     }
+    if (!status.ok()) return status.WithContext("query " + std::to_string(i));
     rows_left -= query.rows;
-    if (query.sequence > bucket.sequence || (query.sequence == 0) != (bucket.sequence == 0)) {
-      return bad("a length of " + std::to_string(query.sequence) + " where the bucket has " +
-                 std::to_string(bucket.sequence));
-    }
-    if (query.block_bytes > arena_.size() || query.block_offset > arena_.size() - query.block_bytes) {
-      return bad("its block does not lie inside the arena");
-    }
-    if (query.block_bytes < LayoutOf(spec_, query.rows, query.sequence).total_bytes) {
-      return bad("its block is smaller than its tensors");
-    }
+  }
+  return Status::Ok();
+}
+
+Status Executor::ValidateQuery(const JobQuery& query, const Bucket& bucket) const {
+  // A bound on the rows first: it keeps sizes in bytes from overflow.
+  const auto most_rows = static_cast<uint64_t>(spec_.batch_sizes.back()) * kMaxQueryParts;
+  if (query.query_rows > most_rows || query.rows > query.query_rows ||
+      query.first_row > query.query_rows - query.rows) {
+    return Bad(std::to_string(query.rows) + " rows from row " + std::to_string(query.first_row) + " on of " +
+               std::to_string(query.query_rows) + ", of at most " + std::to_string(most_rows));
+  }
+  if (query.rows != query.query_rows && !may_be_split_) return Bad("a part of a query that cannot be split");
+  if (!spec_.batchable && query.rows != bucket.batch) {
+    return Bad(std::to_string(query.rows) + " rows, where padding to " + std::to_string(bucket.batch) +
+               " would change the answers");
+  }
+  const bool exact = spec_.sequence_padding == SequencePadding::kExact;
+  if (query.sequence > bucket.sequence || (query.sequence == 0) != (bucket.sequence == 0) ||
+      (exact && query.sequence != bucket.sequence)) {
+    return Bad("a length of " + std::to_string(query.sequence) + " where the bucket has " +
+               std::to_string(bucket.sequence));
+  }
+  if (query.block_bytes > arena_.size() || query.block_offset > arena_.size() - query.block_bytes) {
+    return Bad("its block does not lie inside the arena");
+  }
+  if (query.block_bytes < LayoutOf(spec_, query.query_rows, query.sequence).total_bytes) {
+    return Bad("its block is smaller than its tensors");
   }
   return Status::Ok();
 }
@@ -159,7 +185,7 @@ JobTensors Executor::BindTensors() {
   const std::byte** inputs = inputs_.data();
   std::byte** outputs = outputs_.data();
   for (const JobQuery& query : std::span(queries_).first(query_count_)) {
-    const TensorLayout layout = LayoutOf(spec_, query.rows, query.sequence);
+    const TensorLayout layout = PartOf(spec_, query.query_rows, query.sequence, query.first_row, query.rows);
     std::byte* const base = arena_.data() + query.block_offset;
     tensors_.push_back({query.rows, query.sequence, {inputs, layout.inputs.size()}, {outputs, layout.outputs.size()}});
     for (const TensorExtent& extent : layout.inputs) *inputs++ = base + extent.offset_bytes;

@@ -3,8 +3,9 @@
 //
 // Commands come from shared memory and are checked as a whole before anything runs: bucket, range (ends on cut points,
 // continues where the job stopped), and the job's queries: every command carries the whole table, which is copied first
-// and then checked (rows and lengths fit the bucket, each block lies inside the arena and holds its query's tensors). A
-// bad command gets an error completion and changes nothing. One job is in progress at a time; a command with first == 0
+// and then checked (rows and lengths fit the bucket, and what the model lets share a batch, be padded or be split; each
+// block lies inside the arena and holds its query's tensors, each part lies inside its query). A bad command gets an
+// error completion and changes nothing. One job is in progress at a time; a command with first == 0
 // of another job abandons the one before.
 //
 // Gates: a command may come ahead of its round and then names the value at which its lane's gate lets it begin. Where
@@ -72,10 +73,11 @@ class Executor {
   Status CopyQueries(const Command& command);
   // Checks the copy.
   Status ValidateQueries(const Bucket& bucket) const;
+  Status ValidateQuery(const JobQuery& query, const Bucket& bucket) const;
   // Hands the newest command to the runtime, unless it has to wait for its gate here.
   void StartNewest();
   Status Start(const Command& command);
-  // The tensors of queries_, in tensors_.
+  // The tensors of queries_, of parts their rows alone, in tensors_.
   JobTensors BindTensors();
   bool AnswerOldest();
   void Answer(const Pending& ended, const DeviceTimes& times);
@@ -86,6 +88,8 @@ class Executor {
   LaneBlock& lane_;
   const std::span<std::byte> arena_;
   const ModelSpec& spec_;
+  const bool may_share_batch_;
+  const bool may_be_split_;
   ModelRuntime* const runtime_;
   Doorbell command_bell_;
   Doorbell controller_bell_;

@@ -6,17 +6,15 @@
 namespace abacus {
 namespace {
 
-bool HasDim(const TensorSpec& tensor, int64_t symbol) { return std::ranges::count(tensor.dims.dims(), symbol) > 0; }
-
 Status Misfit(const std::string& what) { return {StatusCode::kInternal, "the job " + what}; }
+
+}  // namespace
 
 int64_t RowsOf(JobTensors job) {
   int64_t rows = 0;
   for (const QueryTensors& query : job) rows += query.rows;
   return rows;
 }
-
-}  // namespace
 
 Status CheckJob(const ModelSpec& spec, const Bucket& bucket, JobTensors job) {
   if (job.empty()) return Status::Ok();
@@ -34,9 +32,9 @@ Status CheckJob(const ModelSpec& spec, const Bucket& bucket, JobTensors job) {
     }
   }
   if (const int64_t rows = RowsOf(job); rows > bucket.batch) return Misfit("has " + std::to_string(rows) + " rows");
-  const auto batched = [](const TensorSpec& tensor) { return HasDim(tensor, kBatchDim); };
-  if (job.size() > 1 && !(std::ranges::all_of(spec.inputs, batched) && std::ranges::all_of(spec.outputs, batched))) {
-    return Misfit("has several queries, the model a tensor without a batch dimension");
+  if (job.size() > 1 && !MayShareBatch(spec)) {
+    return Misfit(
+        "has several queries, the model rows that depend on each other or a tensor without a batch dimension");
   }
   return Status::Ok();
 }
@@ -45,6 +43,17 @@ bool Fills(const TensorSpec& tensor, const Bucket& bucket, JobTensors job) {
   if (HasDim(tensor, kBatchDim) && RowsOf(job) != bucket.batch) return false;
   return !HasDim(tensor, kSequenceDim) ||
          std::ranges::all_of(job, [&](const QueryTensors& query) { return query.sequence == bucket.sequence; });
+}
+
+uint64_t FilledBytes(const TensorSpec& tensor, const Bucket& bucket, JobTensors job) {
+  SlabCursor slabs(tensor, bucket);
+  uint64_t filled_bytes = 0;
+  for (const QueryTensors& query : job) {
+    const RowSlab slab = slabs.Next(query);
+    if (slab.piece_bytes != slab.batch_pitch_bytes) return slab.batch_offset_bytes + slab.piece_bytes;
+    filled_bytes = slab.batch_offset_bytes + slab.count * slab.piece_bytes;
+  }
+  return filled_bytes;
 }
 
 bool CanBePadded(const TensorSpec& tensor, const Bucket& bucket) {

@@ -16,12 +16,17 @@
 
 namespace abacus {
 
+// Of the batch, without padding.
+int64_t RowsOf(JobTensors job);
+
 // Error unless the job is synthetic, or its queries have the model's number of tensors and together fit the bucket.
-// Several queries need a batch dimension in every tensor.
+// Several queries need a model whose batches may be shared.
 Status CheckJob(const ModelSpec& spec, const Bucket& bucket, JobTensors job);
 
 // Whether the queries leave nothing of this input or output of the bucket unfilled.
 bool Fills(const TensorSpec& tensor, const Bucket& bucket, JobTensors job);
+// How much of it, from its start, they fill without a gap: all of it where they fill it.
+uint64_t FilledBytes(const TensorSpec& tensor, const Bucket& bucket, JobTensors job);
 // Whether a job can leave something of it unfilled.
 bool CanBePadded(const TensorSpec& tensor, const Bucket& bucket);
 

@@ -7,10 +7,12 @@
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/isinf.h>
 #include <ATen/ops/isnan.h>
+#include <c10/core/alignment.h>
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <string_view>
@@ -28,6 +30,10 @@ bool HasProtocolType(at::ScalarType type) {
       at::kInt,   at::kShort, at::kChar,     at::kByte,   at::kBool};
   return std::ranges::find(kTypes, type) != kTypes.end();
 }
+
+// Where LibTorch would have put it: how an operator adds up may depend on where its memory begins, and with that the
+// last bits of an answer.
+bool IsAligned(const std::byte* memory) { return reinterpret_cast<uintptr_t>(memory) % c10::gAlignment == 0; }
 
 // The text from `begin` to the end of its line, without spaces around it.
 std::string_view LineAt(std::string_view text, size_t begin) {
@@ -79,7 +85,7 @@ std::vector<at::Tensor> InputTensors(const ModelSpec& spec, const BucketPlan& pl
   tensors.reserve(plan.inputs.size());
   for (size_t i = 0; i < plan.inputs.size(); ++i) {
     const at::TensorOptions options(plan.inputs[i].dtype);
-    if (job.size() == 1 && Fills(spec.inputs[i], plan.bucket, job)) {
+    if (job.size() == 1 && Fills(spec.inputs[i], plan.bucket, job) && IsAligned(job[0].inputs[i])) {
       auto* data = const_cast<std::byte*>(job[0].inputs[i]);  // from_blob takes no const; nothing writes through it
       tensors.push_back(at::from_blob(data, plan.inputs[i].sizes, options));
       continue;

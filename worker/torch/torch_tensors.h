@@ -21,8 +21,9 @@
 
 namespace abacus {
 
-// A job's inputs at bucket shape, in host memory; not of a synthetic job. Where one query fills a tensor it is a view
-// of the query's memory, else a tensor of its own with the rows of the queries and padding.
+// A job's inputs at bucket shape, in host memory; not of a synthetic job. Where one query fills a tensor, and lies
+// where LibTorch would align it, it is a view of the query's memory, else a tensor of its own with the rows of the
+// queries and padding.
 std::vector<at::Tensor> InputTensors(const ModelSpec& spec, const BucketPlan& plan, JobTensors job);
 
 // The tensors of what forward() returned: a tensor, or a tuple or list of tensors. Error: anything else, named.

@@ -2,6 +2,7 @@
 
 #include <fstream>
 
+#include "worker/app/bench.h"
 #include "worker/app/check.h"
 #include "worker/app/command_line.h"
 #include "worker/app/verify.h"
@@ -35,6 +36,7 @@ int CommandTest::Run(const std::vector<std::string>& arguments) {
   WorkerCommands commands;
   commands.verify = RunVerify;
   commands.check = RunCheck;
+  commands.bench = RunBench;
   ::testing::internal::CaptureStdout();
   ::testing::internal::CaptureStderr();
   const int exit_code = RunCommandLine(static_cast<int>(argv.size()), argv.data(), commands);

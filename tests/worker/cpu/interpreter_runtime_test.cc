@@ -73,6 +73,32 @@ TEST_P(EveryModelTest, EveryPairOfCutsGivesTheUncutOutputs) {
   }
 }
 
+// Where a query's tensor is used as it lies, without a copy.
+TEST_P(EveryModelTest, AnswersTheSameFromAlignedMemoryAndLeavesItAlone) {
+  const auto bucket = static_cast<uint32_t>(spec_.bucket_count() - 1);
+  Job job(spec_, bucket, 1);
+  ASSERT_TRUE(runtime_->RunUncut(bucket, job.tensors()).ok());
+  const std::vector<std::vector<std::byte>> expected = job.outputs();
+  const test::Arena arena(1 << 20);
+  std::byte* next = arena.bytes().data();
+  std::vector<const std::byte*> inputs;
+  for (const std::vector<std::byte>& input : job.inputs()) {
+    std::memcpy(next, input.data(), input.size());
+    inputs.push_back(next);
+    next += (input.size() + 255) / 256 * 256;
+  }
+  QueryTensors query = job.query();
+  query.inputs = inputs;
+  for (int run = 0; run < 2; ++run) {
+    job.ClearOutputs();
+    ASSERT_TRUE(runtime_->Run(bucket, 0, runtime_->ranges(bucket).operators, {&query, 1}).ok());
+    EXPECT_EQ(job.outputs(), expected);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      EXPECT_EQ(std::memcmp(inputs[i], job.inputs()[i].data(), job.inputs()[i].size()), 0) << "input " << i;
+    }
+  }
+}
+
 TEST_P(EveryModelTest, SyntheticJobsRunAndLeaveNoTrace) {
   Job job(spec_, 0, 1);
   ASSERT_TRUE(runtime_->RunUncut(0, job.tensors()).ok());
@@ -185,6 +211,17 @@ TEST(SeveralQueriesTest, WhatNoQueryFillsIsPadding) {
   const std::unique_ptr<TorchRuntime> runtime = Load(spec);
   ASSERT_NE(runtime, nullptr);
   test::ExpectNothingButPadding(*runtime, spec);
+}
+
+TEST(SeveralQueriesTest, RandomJobsAnswerAsEachQueryAloneAndTouchNothingElse) {
+  const test::TempDir dir;
+  const test::Arena arena(4 << 20);
+  for (const bool shared : {false, true}) {
+    const ModelSpec spec = test::MakeMixedRows(dir, shared);
+    const std::unique_ptr<TorchRuntime> runtime = Load(spec);
+    ASSERT_NE(runtime, nullptr);
+    test::ExpectRandomJobsToAnswerAsEachAlone(*runtime, spec, arena.bytes());
+  }
 }
 
 class MeasuringTest : public ::testing::Test {

@@ -97,10 +97,27 @@ TEST_F(SeveralQueriesTest, GiveTheOutputsOfEachAlone) {
 }
 
 TEST_F(SeveralQueriesTest, WhatNoQueryFillsIsPadding) {
-  const ModelSpec spec = test::MakeWholeBatch(dir_);
-  const std::unique_ptr<TorchRuntime> runtime = LoadOrSkip(spec);
-  if (runtime == nullptr) GTEST_SKIP() << why_no_gpu_;
-  test::ExpectNothingButPadding(*runtime, spec);
+  for (const int64_t width : {8, 16'000}) {  // added by the host, and on the device
+    const ModelSpec spec = test::MakeWholeBatch(dir_, width);
+    const std::unique_ptr<TorchRuntime> runtime = LoadOrSkip(spec);
+    if (runtime == nullptr) GTEST_SKIP() << why_no_gpu_;
+    test::ExpectNothingButPadding(*runtime, spec);
+  }
+}
+
+TEST_F(SeveralQueriesTest, RandomJobsAnswerAsEachQueryAloneAndTouchNothingElse) {
+  for (const bool shared : {false, true}) {
+    const ModelSpec spec = test::MakeMixedRows(dir_, shared);
+    for (const bool pinned : {false, true}) {
+      const test::Arena arena(4 << 20);
+      const std::unique_ptr<TorchRuntime> runtime = LoadOrSkip(spec);
+      if (runtime == nullptr) GTEST_SKIP() << why_no_gpu_;
+      if (pinned) {
+        ASSERT_TRUE(runtime->PinArena(arena.bytes()).ok());
+      }
+      test::ExpectRandomJobsToAnswerAsEachAlone(*runtime, spec, arena.bytes());
+    }
+  }
 }
 
 // --- Ranges that wait at the gate ----------------------------------------------------------------------------------
@@ -165,7 +182,11 @@ struct OpenAtExit {
 
 class GateTest : public ::testing::Test {
  protected:
+  using Make = ModelSpec(const test::TempDir& dir);
   static constexpr size_t kBlockBytes = 1 << 16;
+
+  explicit GateTest(Make* make = test::StraightLineModels().front().make, size_t arena_bytes = 4 * kBlockBytes)
+      : spec_(make(dir_)), memory_(arena_bytes) {}
 
   void SetUp() override {
     Result<std::unique_ptr<TorchRuntime>> loaded = Load(spec_);
@@ -199,11 +220,58 @@ class GateTest : public ::testing::Test {
   }
 
   const test::TempDir dir_;
-  const ModelSpec spec_ = test::StraightLineModels().front().make(dir_);
-  SharedMemory memory_{4 * kBlockBytes};
+  const ModelSpec spec_;
+  SharedMemory memory_;
   std::unique_ptr<TorchRuntime> runtime_;
   OpenAtExit open_at_exit_{memory_.gate()};
 };
+
+// Jobs of several queries with small and large rows.
+class SeveralQueriesGateTest : public GateTest {
+ protected:
+  SeveralQueriesGateTest()
+      : GateTest([](const test::TempDir& dir) { return test::MakeMixedRows(dir); }, 3 * kJobBytes) {}
+  static constexpr size_t kJobBytes = 4 << 20;
+};
+
+// While one job runs or waits, the next is gathered; it must not touch what the first has yet to read or to hand out.
+TEST_F(SeveralQueriesGateTest, StartedJobsOfOneBucketDoNotTouchEachOther) {
+  Gate gate(memory_.gate());
+  uint32_t value = 0;  // as values wrap around, this is behind those of SetUp
+  uint64_t seed = 1;
+  for (uint32_t bucket = 0; bucket < spec_.bucket_count(); ++bucket) {
+    std::vector<std::unique_ptr<test::RandomJob>> jobs;
+    for (size_t i = 0; i < 3; ++i) {
+      jobs.push_back(
+          std::make_unique<test::RandomJob>(spec_, bucket, memory_.arena().subspan(i * kJobBytes, kJobBytes), seed++));
+      jobs.back()->RunEachAlone(*runtime_);
+    }
+    test::PoisonBucket(*runtime_, spec_, bucket);
+    const auto start = [&](const test::RandomJob& job, uint32_t first, uint32_t last, uint32_t at) {
+      const Status status = runtime_->Start({bucket, first, last, job.tensors(), at});
+      ASSERT_TRUE(status.ok()) << status.ToString();
+    };
+    const std::vector<uint32_t>& cuts = runtime_->ranges(bucket).cuts;
+    const uint32_t middle = cuts[cuts.size() / 2], last = cuts.back();
+    // Two wait, in one range each; a third follows in two as soon as the first has ended.
+    start(*jobs[0], 0, last, value + 1);
+    start(*jobs[1], 0, last, value + 2);
+    gate.Open(value + 1);
+    ASSERT_TRUE(Await(5 * kNsPerSecond).has_value());
+    jobs[0]->ExpectOnlyItsOutputs();
+    start(*jobs[2], 0, middle, value + 3);
+    gate.Open(value + 2);
+    ASSERT_TRUE(Await(5 * kNsPerSecond).has_value());
+    jobs[1]->ExpectOnlyItsOutputs();
+    start(*jobs[2], middle, last, value + 4);
+    gate.Open(value + 3);
+    ASSERT_TRUE(Await(5 * kNsPerSecond).has_value());
+    gate.Open(value + 4);
+    ASSERT_TRUE(Await(5 * kNsPerSecond).has_value());
+    value += 4;
+    for (const auto& job : jobs) job->ExpectOnlyItsOutputs();
+  }
+}
 
 TEST_F(GateTest, TwoJobsOfDifferentBucketsRunAsTheGateOpens) {
   const auto large = static_cast<uint32_t>(spec_.bucket_count() - 1);

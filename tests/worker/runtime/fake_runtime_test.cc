@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -86,6 +87,29 @@ TEST(FakeRuntime, CutsAndFillsOutputsOfOtherSizes) {
     ASSERT_TRUE(runtime.Run(0, 0, 8, query).ok());
     EXPECT_EQ(out,
               width == 2 ? (std::vector<float>{1, 2, -1, -1, -1, -1, -1}) : (std::vector<float>{1, 2, 3, 4, 0, 0, -1}));
+  }
+}
+
+TEST(FakeRuntime, PartsOfAQueryGiveItsRows) {
+  ModelSpec spec = test::ImageSpec();
+  for (const int64_t width : {2, 4, 6}) {
+    spec.outputs[0].dims = Shape{kBatchDim, width};
+    FakeRuntime runtime(spec);
+    std::vector<float> in(12);  // three rows
+    for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i + 1);
+    const auto row_of_output = static_cast<size_t>(width);
+    std::vector<float> whole(3 * row_of_output, -1), parts(3 * row_of_output, -1);
+    const std::array<QueryTensors, 1> query = {OneOfEach(in, &whole).At(3, 0)};
+    ASSERT_TRUE(runtime.Run(2, 0, 8, query).ok());
+    EXPECT_EQ(whole[row_of_output], 5) << "the second row's first element";
+
+    for (const auto& [first, rows] : {std::pair{1u, 2u}, {0u, 1u}}) {
+      const std::byte* const input = reinterpret_cast<const std::byte*>(&in[4 * first]);
+      std::byte* const output = reinterpret_cast<std::byte*>(&parts[row_of_output * first]);
+      const std::array<QueryTensors, 1> part = {QueryTensors{rows, 0, {&input, 1}, {&output, 1}}};
+      ASSERT_TRUE(runtime.Run(2, 0, 8, part).ok());
+    }
+    EXPECT_EQ(parts, whole) << "width " << width;
   }
 }
 

@@ -31,7 +31,7 @@ class ExecutorTest : public testing::Test {
   explicit ExecutorTest(ModelSpec spec = ImageSpec(), uint32_t sequence = 0) : spec_(std::move(spec)) {
     region_ = Region::Create("exec-" + std::to_string(getpid()), {.services = 1, .lanes = 2}, kArenaBytes).value();
     slot().lane = 1;
-    for (auto& table : slot().queries) table[0] = {0, kBlockBytes, 1, sequence};
+    for (auto& table : slot().queries) table[0] = {0, kBlockBytes, 1, sequence, 0, 1};
     executor_ = std::make_unique<Executor>(region_.get(), kWorker, spec_, &runtime_);
   }
   WorkerSlot& slot() { return region_->worker(kWorker); }
@@ -75,7 +75,7 @@ class ExecutorTest : public testing::Test {
   }
   // What the runtime should see of a query.
   ScriptedRuntime::Query Seen(const JobQuery& query) const {
-    const TensorLayout layout = LayoutOf(spec_, query.rows, query.sequence);
+    const TensorLayout layout = PartOf(spec_, query.query_rows, query.sequence, query.first_row, query.rows);
     ScriptedRuntime::Query seen{query.rows, query.sequence, {}, {}};
     std::byte* const block = region_->arena().data() + query.block_offset;
     for (const TensorExtent& extent : layout.inputs) seen.inputs.push_back(block + extent.offset_bytes);

@@ -28,7 +28,7 @@ TEST_F(ExecutorTest, RunsConsecutiveRangesOfAJob) {
   EXPECT_EQ(runtime_.calls[0].first, 0u);
   EXPECT_EQ(runtime_.calls[0].last, 4u);
   for (const ScriptedRuntime::Call& call : runtime_.calls) {
-    EXPECT_EQ(call.queries, std::vector{Seen({0, kBlockBytes, 1, 0})});
+    EXPECT_EQ(call.queries, std::vector{Seen({0, kBlockBytes, 1, 0, 0, 1})});
   }
 }
 

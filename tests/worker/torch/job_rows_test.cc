@@ -77,6 +77,21 @@ TEST(JobRowsTest, KnowsWhatAJobFills) {
   EXPECT_TRUE(CanBePadded(spec.inputs[0], {1, 5}));
 }
 
+TEST(JobRowsTest, KnowsHowFarAJobFillsATensorWithoutAGap) {
+  const ModelSpec spec = MakeSpec();
+  Query one(1, 5, "abcde", "AA"), two(2, 5, "abcdefghij", "AABB"), narrow(1, 3, "abc", "AA");
+  const auto filled = [&](size_t input, std::vector<QueryTensors> job) {
+    return FilledBytes(spec.inputs[input], kBucket, job);
+  };
+  EXPECT_EQ(filled(0, {one.tensors()}), 5u);
+  EXPECT_EQ(filled(0, {one.tensors(), two.tensors()}), 15u);
+  EXPECT_EQ(filled(0, {two.tensors(), one.tensors(), one.tensors()}), 20u) << "all";
+  EXPECT_EQ(filled(0, {narrow.tensors(), one.tensors()}), 3u);
+  EXPECT_EQ(filled(0, {two.tensors(), narrow.tensors(), one.tensors()}), 13u);
+  EXPECT_EQ(filled(1, {two.tensors(), narrow.tensors()}), 6u) << "it has no sequence";
+  EXPECT_EQ(RowsOf(std::vector{two.tensors(), narrow.tensors()}), 3);
+}
+
 TEST(JobRowsTest, RefusesWhatDoesNotFit) {
   const auto refused = [](const QueryTensors& query, const ModelSpec& spec = MakeSpec()) {
     const Status status = CheckJob(spec, kBucket, {&query, 1});
@@ -108,6 +123,9 @@ TEST(JobRowsTest, RefusesWhatDoesNotFit) {
   const std::vector<QueryTensors> two = {query.tensors(), query.tensors()};
   EXPECT_TRUE(CheckJob(MakeSpec(), kBucket, two).ok());
   EXPECT_FALSE(CheckJob(shared, kBucket, two).ok()) << "whose output would it be?";
+  ModelSpec dependent = MakeSpec();
+  dependent.batchable = false;
+  EXPECT_FALSE(CheckJob(dependent, kBucket, two).ok()) << "one would change the other's answer";
 }
 
 }  // namespace

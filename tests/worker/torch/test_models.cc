@@ -177,7 +177,27 @@ def forward(self, x, ids):
   return spec;
 }
 
-ModelSpec MakeWholeBatch(const TempDir& dir) {
+ModelSpec MakeMixedRows(const TempDir& dir, bool shared) {
+  ModelSpec spec = SaveModel(dir, shared ? "mixed-rows-shared" : "mixed-rows",
+                             shared ? R"(
+def forward(self, image, text, x, ids, offset):
+    return image * 2.0 + offset, text + ids.unsqueeze(1), x * 3.0 + offset, torch.sum(ids, 1)
+)"
+                                    : R"(
+def forward(self, image, text, x, ids):
+    return image * 2.0 + 1.0, text + ids.unsqueeze(1), x * 3.0 + 1.0, torch.sum(ids, 1)
+)");
+  spec.batch_sizes = {1, 4, 16};
+  spec.sequence_lengths = {4, 8};
+  spec.inputs = {FloatTensor("image", {kBatchDim, 3000}), IntTensor("text", {kBatchDim, 300, kSequenceDim}, {0, 99}),
+                 FloatTensor("x", {kBatchDim, 5}), IntTensor("ids", {kBatchDim, kSequenceDim}, {0, 49})};
+  if (shared) spec.inputs.push_back(FloatTensor("offset", {1}));
+  spec.outputs = {FloatTensor("image", {kBatchDim, 3000}), IntTensor("text", {kBatchDim, 300, kSequenceDim}, {0, 200}),
+                  FloatTensor("x", {kBatchDim, 5}), IntTensor("sums", {kBatchDim}, {0, 1000})};
+  return spec;
+}
+
+ModelSpec MakeWholeBatch(const TempDir& dir, int64_t width) {
   ModelSpec spec = SaveModel(dir, "whole-batch", R"(
 def forward(self, x, ids):
     largest = torch.amax(torch.abs(x), [0, 1])
@@ -186,7 +206,7 @@ def forward(self, x, ids):
   spec.sequence_lengths = {4, 8};
   spec.batchable = false;
   spec.sequence_padding = SequencePadding::kAllowed;
-  spec.inputs = {FloatTensor("x", {kBatchDim, 8}), IntTensor("ids", {kBatchDim, kSequenceDim}, {0, 49})};
+  spec.inputs = {FloatTensor("x", {kBatchDim, width}), IntTensor("ids", {kBatchDim, kSequenceDim, width / 8}, {0, 49})};
   spec.inputs[1].pad = 3;
   spec.outputs = {FloatTensor("largest", {1}), IntTensor("sum", {1}, {0, 10000})};
   return spec;

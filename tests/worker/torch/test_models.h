@@ -54,9 +54,12 @@ std::vector<TestModel> AllModels();
 // A model whose rows are independent and whose outputs do not depend on padding: inputs "x" and "ids", of which "ids"
 // has a sequence; batches 1, 2 and 4, sequences 4 and 8.
 ModelSpec MakeRowwise(const TempDir& dir);
-// A model of the same inputs whose outputs depend on everything in its bucket: the largest magnitude of "x" and the sum
-// of "ids", which are padded with 3.
-ModelSpec MakeWholeBatch(const TempDir& dir);
+// A model whose rows are independent to the last bit, with small rows and rows of many KiB, sequences in every place,
+// and an input without rows where `shared`: batches 1, 4 and 16, sequences 4 and 8.
+ModelSpec MakeMixedRows(const TempDir& dir, bool shared = false);
+// A model of two inputs whose outputs depend on everything in its bucket: the largest magnitude of "x", `width` floats,
+// and the sum of "ids", `width` / 8 for each position, which are padded with 3.
+ModelSpec MakeWholeBatch(const TempDir& dir, int64_t width = 8);
 
 // One query, and a job that consists of it: inputs made from `seed`, outputs filled with a pattern until a run writes
 // them.
