@@ -28,4 +28,10 @@ Prediction AdditiveModel::Predict(std::span<const OperatorRange> group) const {
   return {total_ns, false};
 }
 
+void AdditiveModel::PredictChoices(std::span<const OperatorRange> group, std::span<const OperatorRange> choices,
+                                   std::span<Prediction> out) const {
+  const uint64_t group_ns = Predict(group).ns;
+  for (size_t i = 0; i < choices.size(); ++i) out[i] = {group_ns + Predict({&choices[i], 1}).ns, false};
+}
+
 }  // namespace abacus

@@ -28,6 +28,8 @@ class AdditiveModel : public LatencyModel {
 
   std::string_view name() const override { return "additive"; }
   Prediction Predict(std::span<const OperatorRange> group) const override;
+  void PredictChoices(std::span<const OperatorRange> group, std::span<const OperatorRange> choices,
+                      std::span<Prediction> out) const override;
 
  private:
   struct Entry {

@@ -18,9 +18,9 @@ Prediction CorrectedModel::Predict(std::span<const OperatorRange> group) const {
   return prediction;
 }
 
-void CorrectedModel::PredictEnds(std::span<const OperatorRange> group, const OperatorRange& range,
-                                 std::span<const uint32_t> lasts, std::span<Prediction> out) const {
-  base_->PredictEnds(group, range, lasts, out);
+void CorrectedModel::PredictChoices(std::span<const OperatorRange> group, std::span<const OperatorRange> choices,
+                                    std::span<Prediction> out) const {
+  base_->PredictChoices(group, choices, out);
   for (Prediction& prediction : out) Correct(group.size() + 1, &prediction);
 }
 

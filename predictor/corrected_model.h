@@ -41,8 +41,8 @@ class CorrectedModel : public LatencyModel {
 
   std::string_view name() const override { return base_->name(); }
   Prediction Predict(std::span<const OperatorRange> group) const override;
-  void PredictEnds(std::span<const OperatorRange> group, const OperatorRange& range, std::span<const uint32_t> lasts,
-                   std::span<Prediction> out) const override;
+  void PredictChoices(std::span<const OperatorRange> group, std::span<const OperatorRange> choices,
+                      std::span<Prediction> out) const override;
 
   // A round of `ranges` ranges, sent ahead, took `actual_ns`; `predicted` is what Predict said of it.
   void Record(size_t ranges, const Prediction& predicted, uint64_t actual_ns);

@@ -35,10 +35,14 @@ class LatencyModel {
   virtual ~LatencyModel() = default;
   virtual std::string_view name() const = 0;
   virtual Prediction Predict(std::span<const OperatorRange> group) const = 0;
-  // `group` (at most kMaxGroup - 1 ranges) together with one more range, for each end of it in `lasts`:
-  // out[i] = Predict(group + [range.first, lasts[i])). `out` has the size of `lasts`. One call for all is cheaper.
-  virtual void PredictEnds(std::span<const OperatorRange> group, const OperatorRange& range,
-                           std::span<const uint32_t> lasts, std::span<Prediction> out) const;
+  // What one more range would make of a group: out[i] = Predict(group + choices[i]). The choices may be of one service
+  // or of several, and differ in bucket, first and last. `group` has at most kMaxGroup - 1 ranges, `out` the size of
+  // `choices`. One call for all is cheaper.
+  virtual void PredictChoices(std::span<const OperatorRange> group, std::span<const OperatorRange> choices,
+                              std::span<Prediction> out) const;
+  // Choices that differ in their end: out[i] = Predict(group + [range.first, lasts[i])).
+  void PredictEnds(std::span<const OperatorRange> group, const OperatorRange& range, std::span<const uint32_t> lasts,
+                   std::span<Prediction> out) const;
 
   uint64_t PredictNs(std::span<const OperatorRange> group) const { return Predict(group).ns; }
   uint64_t PredictNs(const OperatorRange& range) const { return Predict({&range, 1}).ns; }

@@ -9,56 +9,27 @@ namespace {
 
 constexpr size_t kMaxInputs = 4096;
 
-// Written so that the compiler keeps a row of sums in vector registers; each instruction set gets its own copy.
-[[gnu::always_inline]] inline void AccumulateRows(const float* __restrict weights, const float* __restrict columns,
-                                                  size_t count, float* __restrict sums) {
-  float row[kHiddenWidth];
-  for (size_t j = 0; j < kHiddenWidth; ++j) row[j] = sums[j];
-  for (size_t i = 0; i < count; ++i) {
-    const float x = columns[i];
-    const float* __restrict w = weights + i * kHiddenWidth;
-    for (size_t j = 0; j < kHiddenWidth; ++j) row[j] += w[j] * x;
-  }
-  for (size_t j = 0; j < kHiddenWidth; ++j) sums[j] = row[j];
-}
-
-[[gnu::always_inline]] inline void HiddenRows(const float* __restrict weights, const float* __restrict bias,
-                                              const float* __restrict in, float* __restrict out) {
-  float relu[kHiddenWidth];
-  for (size_t i = 0; i < kHiddenWidth; ++i) relu[i] = in[i] > 0 ? in[i] : 0;
-  for (size_t j = 0; j < kHiddenWidth; ++j) out[j] = bias[j];
-  AccumulateRows(weights, relu, kHiddenWidth, out);
-}
-
-void AccumulatePlain(const float* weights, const float* columns, size_t count, float* sums) {
-  AccumulateRows(weights, columns, count, sums);
-}
-void HiddenPlain(const float* weights, const float* bias, const float* in, float* out) {
-  HiddenRows(weights, bias, in, out);
-}
+namespace plain {
+constexpr size_t kLanes = 4, kAccumulators = 8;
+#define ABACUS_TARGET
+#include "predictor/mlp_kernels.inc"
+#undef ABACUS_TARGET
+}  // namespace plain
 
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) void AccumulateAvx2(const float* weights, const float* columns, size_t count,
-                                                        float* sums) {
-  AccumulateRows(weights, columns, count, sums);
-}
-__attribute__((target("avx2,fma"))) void HiddenAvx2(const float* weights, const float* bias, const float* in,
-                                                    float* out) {
-  HiddenRows(weights, bias, in, out);
-}
-// Whole 512-bit vectors, which compilers avoid on their own.
-#if defined(__clang__)
-#define ABACUS_AVX512 __attribute__((target("avx512f,avx512vl,fma"), min_vector_width(512)))
-#else
-#define ABACUS_AVX512 __attribute__((target("avx512f,avx512vl,fma,prefer-vector-width=512")))
-#endif
-ABACUS_AVX512 void AccumulateAvx512(const float* weights, const float* columns, size_t count, float* sums) {
-  AccumulateRows(weights, columns, count, sums);
-}
-ABACUS_AVX512 void HiddenAvx512(const float* weights, const float* bias, const float* in, float* out) {
-  HiddenRows(weights, bias, in, out);
-}
-#undef ABACUS_AVX512
+namespace avx2 {
+constexpr size_t kLanes = 8, kAccumulators = 8;
+#define ABACUS_TARGET __attribute__((target("avx2,fma")))
+#include "predictor/mlp_kernels.inc"
+#undef ABACUS_TARGET
+}  // namespace avx2
+
+namespace avx512 {
+constexpr size_t kLanes = 16, kAccumulators = 16;
+#define ABACUS_TARGET __attribute__((target("avx512f,avx512vl,fma")))
+#include "predictor/mlp_kernels.inc"
+#undef ABACUS_TARGET
+}  // namespace avx512
 #endif
 
 Status CheckLayers(const std::vector<MlpLayer>& layers) {
@@ -87,43 +58,59 @@ Status CheckLayers(const std::vector<MlpLayer>& layers) {
   return Status::Ok();
 }
 
+// In rows that vectors do not straddle.
+HiddenLayer Aligned(const MlpLayer& layer) {
+  HiddenLayer aligned;
+  aligned.rows.resize(layer.inputs);
+  for (size_t i = 0; i < layer.inputs; ++i) {
+    std::copy_n(layer.weights.data() + i * kHiddenWidth, kHiddenWidth, aligned.rows[i].values);
+  }
+  std::ranges::copy(layer.bias, aligned.bias.values);
+  return aligned;
+}
+
 }  // namespace
 
-Result<Mlp> Mlp::Create(std::vector<MlpLayer> layers) {
-  ABACUS_RETURN_IF_ERROR(CheckLayers(layers));
-  return Mlp(std::move(layers));
-}
-
-Mlp::Mlp(std::vector<MlpLayer> layers)
-    : layers_(std::move(layers)), accumulate_(AccumulatePlain), hidden_(HiddenPlain) {
+Mlp::Instructions Mlp::Widest() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) {
-    accumulate_ = AccumulateAvx512;
-    hidden_ = HiddenAvx512;
-  } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    accumulate_ = AccumulateAvx2;
-    hidden_ = HiddenAvx2;
-  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) return Instructions::kAvx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Instructions::kAvx2;
 #endif
+  return Instructions::kPlain;
 }
 
-void Mlp::Start(HiddenSums* sums) const {
-  std::copy(layers_.front().bias.begin(), layers_.front().bias.end(), sums->values);
+Mlp::Kernels Mlp::KernelsOf([[maybe_unused]] Instructions instructions) {
+#if defined(__x86_64__)
+  if (instructions == Instructions::kAvx512) return {avx512::Accumulate, avx512::HiddenOfAll, avx512::Output};
+  if (instructions == Instructions::kAvx2) return {avx2::Accumulate, avx2::HiddenOfAll, avx2::Output};
+#endif
+  return {plain::Accumulate, plain::HiddenOfAll, plain::Output};
+}
+
+Result<Mlp> Mlp::Create(const std::vector<MlpLayer>& layers, Instructions instructions) {
+  ABACUS_RETURN_IF_ERROR(CheckLayers(layers));
+  return Mlp(layers, instructions);
+}
+
+Mlp::Mlp(const std::vector<MlpLayer>& layers, Instructions instructions)
+    : first_(Aligned(layers.front())), output_bias_(layers.back().bias[0]), kernels_(KernelsOf(instructions)) {
+  for (size_t i = 1; i + 1 < layers.size(); ++i) hidden_.push_back(Aligned(layers[i]));
+  std::ranges::copy(layers.back().weights, output_weights_.values);
 }
 
 void Mlp::Accumulate(size_t first, std::span<const float> columns, HiddenSums* sums) const {
-  accumulate_(layers_.front().weights.data() + first * kHiddenWidth, columns.data(), columns.size(), sums->values);
+  kernels_.accumulate(first_.rows.data() + first, columns.data(), columns.size(), sums);
+}
+
+void Mlp::Finish(std::span<HiddenSums> samples, std::span<float> out) const {
+  for (const HiddenLayer& layer : hidden_) kernels_.hidden(layer, samples.data(), samples.size());
+  for (size_t i = 0; i < samples.size(); ++i) out[i] = kernels_.output(output_weights_, output_bias_, samples[i]);
 }
 
 float Mlp::Finish(const HiddenSums& sums) const {
-  HiddenSums a = sums, b;
-  for (size_t i = 1; i + 1 < layers_.size(); ++i) {
-    hidden_(layers_[i].weights.data(), layers_[i].bias.data(), a.values, b.values);
-    std::swap(a, b);
-  }
-  const MlpLayer& last = layers_.back();
-  float y = last.bias[0];
-  for (size_t i = 0; i < kHiddenWidth; ++i) y += last.weights[i] * std::max(a.values[i], 0.0f);
+  HiddenSums sample = sums;
+  float y = 0;
+  Finish({&sample, 1}, {&y, 1});
   return y;
 }
 

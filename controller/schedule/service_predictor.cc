@@ -51,12 +51,16 @@ void ServicePredictor::WorkerUp(ServiceId service, const std::string& name, cons
   }
   if (overlap_ != nullptr) {
     std::erase(unconnected_, name);
+    notes_.erase(service);
     if (const Status status = overlap_->Connect(service, spec.name, facts); !status.ok()) {
       LogWarn(
           "the predictor does not fit service {}: {}; its groups are predicted by the sum of solo times until it is "
           "profiled and trained again (./mps.sh profile, ./mps.sh train)",
           name, status.message());
       unconnected_.push_back(name);
+    } else if (const std::vector<std::string>& notes = overlap_->notes(service); !notes.empty()) {
+      notes_[service] = fmt::format("{}", fmt::join(notes, "; "));
+      LogInfo("service {}: {}", name, notes_[service]);
     }
   }
   std::vector<uint64_t> whole_ns;
@@ -85,6 +89,7 @@ void ServicePredictor::Describe(PredictorStats* stats) const {
     text += "; additive for";
     for (const std::string& name : unconnected_) text += " " + name;
   }
+  for (const auto& [service, notes] : notes_) text += "; " + notes;
   StoreText(stats->description, text);
   stats->trained.store(overlap_ != nullptr ? 1 : 0, std::memory_order_relaxed);
 }

@@ -1,13 +1,14 @@
 // ServicePredictor: the latency model that the scheduler uses, and what people are told about it.
 //
 // With a predictor file that loads, services are connected to its models as their workers come up; what does not fit is
-// predicted by the additive model. Without one, everything is. Status and log say which, and why. Solo times of either
-// are multiplied by what rounds have taught of them (predictor/solo_correction.h).
-// Thread rule: one thread (the scheduler's), after Load.
+// predicted by the additive model. Without one, everything is. Status and log say which, and why, and which buckets
+// were not profiled. Solo times of either are multiplied by what rounds have taught of them
+// (predictor/solo_correction.h). Thread rule: one thread (the scheduler's), after Load.
 #ifndef ABACUS_CONTROLLER_SCHEDULE_SERVICE_PREDICTOR_H_
 #define ABACUS_CONTROLLER_SCHEDULE_SERVICE_PREDICTOR_H_
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -55,7 +56,8 @@ class ServicePredictor {
   std::unique_ptr<OverlapModel> overlap_;
   AdditiveModel additive_;  // without overlap_, which has one of its own
   std::string description_;
-  std::vector<std::string> unconnected_;  // names of services
+  std::vector<std::string> unconnected_;    // names of services
+  std::map<ServiceId, std::string> notes_;  // of connected services with buckets that were not profiled
 };
 
 }  // namespace abacus

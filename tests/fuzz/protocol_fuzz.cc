@@ -1,5 +1,5 @@
 // Any bytes as the header of a request and of a reply: an error that names a field, or a message that comes through
-// encoding and decoding unchanged; never a crash.
+// encoding and decoding unchanged; never a crash. What a header may say about regions is whole or not there.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -12,6 +12,18 @@ namespace {
 
 using abacus::protocol::DecodeError;
 
+void CheckPlaces(const abacus::protocol::Request& request) {
+  for (const auto& input : request.inputs) {
+    if (input.has_frame() != (input.region == 0)) std::abort();
+  }
+  if (request.outputs_region == 0 && (request.outputs_offset != 0 || request.outputs_bytes != 0)) std::abort();
+}
+void CheckPlaces(const abacus::protocol::Reply& reply) {
+  for (const auto& output : reply.outputs) {
+    if (output.region != 0) std::abort();
+  }
+}
+
 template <class Message, class Decode, class Encode>
 void Check(std::span<const std::byte> bytes, Decode decode, Encode encode) {
   Message message;
@@ -21,6 +33,7 @@ void Check(std::span<const std::byte> bytes, Decode decode, Encode encode) {
     if (error.field.empty() || error.message.empty() || (!error.has_id && error.id != 0)) std::abort();
     return;
   }
+  CheckPlaces(message);
   std::string encoded;
   encode(message, &encoded);
   Message again;

@@ -42,11 +42,23 @@ double Reference(const std::vector<MlpLayer>& layers, const std::vector<float>& 
   return in[0];
 }
 
-TEST(Mlp, AgreesWithANaiveReference) {
+// That this machine has.
+std::vector<Mlp::Instructions> AllInstructions() {
+  std::vector<Mlp::Instructions> all;
+  for (const auto each : {Mlp::Instructions::kPlain, Mlp::Instructions::kAvx2, Mlp::Instructions::kAvx512}) {
+    if (each <= Mlp::Widest()) all.push_back(each);
+  }
+  return all;
+}
+
+using MlpWith = testing::TestWithParam<Mlp::Instructions>;
+INSTANTIATE_TEST_SUITE_P(Instructions, MlpWith, testing::ValuesIn(AllInstructions()));
+
+TEST_P(MlpWith, AgreesWithANaiveReference) {
   for (const size_t inputs : {1, 3, 19, 103, 229}) {
     for (const size_t hidden : {1, 2, 3, 7}) {
       const std::vector<MlpLayer> layers = test::RandomLayers(inputs, hidden, static_cast<uint32_t>(inputs + hidden));
-      const auto mlp = Mlp::Create(layers);
+      const auto mlp = Mlp::Create(layers, GetParam());
       ASSERT_TRUE(mlp) << mlp.error().message();
       EXPECT_EQ(mlp->inputs(), inputs);
       for (uint32_t seed = 0; seed < 20; ++seed) {
@@ -77,6 +89,27 @@ TEST(Mlp, PiecesAddUpToTheWholeRow) {
   mlp->Accumulate(14, all.subspan(14), &sums);
   EXPECT_EQ(mlp->Finish(sums), whole);
   EXPECT_EQ(mlp->Finish(sums), whole);
+}
+
+TEST_P(MlpWith, ManyAtOnceAreTheSameToTheLastBit) {
+  constexpr size_t kInputs = 19, kSamples = 23;
+  const auto mlp = Mlp::Create(test::RandomLayers(kInputs, 3, 5), GetParam());
+  ASSERT_TRUE(mlp);
+  std::vector<HiddenSums> samples(kSamples);
+  std::vector<float> each;
+  for (uint32_t i = 0; i < kSamples; ++i) {
+    const std::vector<float> row = RandomRow(kInputs, i);
+    mlp->Start(&samples[i]);
+    mlp->Accumulate(0, row, &samples[i]);
+    each.push_back(mlp->Finish(samples[i]));
+    EXPECT_EQ(each.back(), mlp->Evaluate(row));
+  }
+  for (size_t count = 0; count <= kSamples; ++count) {
+    std::vector<HiddenSums> some(samples.begin(), samples.begin() + static_cast<std::ptrdiff_t>(count));
+    std::vector<float> out(count);
+    mlp->Finish(some, out);
+    for (size_t i = 0; i < count; ++i) EXPECT_EQ(out[i], each[i]) << i << " of " << count;
+  }
 }
 
 TEST(Mlp, ZeroColumnsAddNothing) {

@@ -36,6 +36,10 @@ class OverlapModelTest : public testing::Test {
     if (change) change(&facts);
     return model_->Connect(ServiceId(service), file_.subject.models[model].name, facts);
   }
+  // A worker of "a" with one more bucket, at the end.
+  static std::function<void(OverlapModel::ServiceFacts*)> AddBatch(int64_t batch, uint64_t solo_ns) {
+    return [=](auto* facts) { facts->buckets.push_back({batch, 0, 8, {0, 4, 8}, solo_ns}); };
+  }
   Prediction Predict(const std::vector<OperatorRange>& group) const { return model_->Predict(group); }
   // What the network says, by way of the trainer's columns.
   uint64_t Expected(const std::vector<ProfiledRange>& ranges) const {
@@ -103,31 +107,49 @@ TEST_F(OverlapModelTest, AGroupTakesWhatTheNetworkSaysOfItsColumns) {
   expect({{2, 0, 1, 3}, {0, 0, 0, 2}, {1, 0, 5, 10}});
 }
 
-TEST_F(OverlapModelTest, PredictingEndsIsPredictingEach) {
-  const std::vector<uint32_t> lasts = {1, 2, 3, 5, 8, 10, 99};
+TEST_F(OverlapModelTest, PredictingChoicesIsPredictingEach) {
+  ASSERT_TRUE(Connect(kA, kA, AddBatch(2, 300'000)).ok());  // bucket 2 lies between 0 and 1
   const std::vector<std::vector<OperatorRange>> groups = {{},
                                                           {Of(kA, 0, 0, 8)},
+                                                          {Of(kA, 2, 0, 8)},
                                                           {Of(kA, 1, 2, 8), Of(kC, 0, 0, 3)},
                                                           {Of(kC, 0, 0, 3)},  // {b, c} is not trained
-                                                          {Of(kB, 0, 0, 3)},  // twice the same model
+                                                          {Of(kB, 0, 0, 3)},  // with b twice the same model
                                                           {Of(9, 0, 0, 3)}};  // not connected
-  for (const std::vector<OperatorRange>& group : groups) {
-    for (const OperatorRange range : {Of(kB, 0, 0, 0), Of(kB, 0, 2, 0), Of(kB, 7, 0, 0), Of(9, 0, 0, 0)}) {
-      std::vector<Prediction> out(lasts.size());
-      model_->PredictEnds(group, range, lasts, out);
-      for (size_t i = 0; i < lasts.size(); ++i) {
-        if (lasts[i] < range.first) continue;
-        std::vector<OperatorRange> all = group;
-        all.push_back({range.service, range.bucket, range.first, lasts[i]});
-        const Prediction one = Predict(all);
-        EXPECT_EQ(out[i].ns, one.ns);
-        EXPECT_EQ(out[i].trained, one.trained);
-        // The interface's own way of doing it.
-        Prediction plain;
-        model_->LatencyModel::PredictEnds(group, range, {&lasts[i], 1}, {&plain, 1});
-        EXPECT_EQ(out[i].ns, plain.ns);
+  // Of several services, buckets and places, more than are evaluated at once; some not known, some empty.
+  std::vector<OperatorRange> choices;
+  for (const uint32_t last : {1u, 2u, 3u, 5u, 8u, 10u, 99u}) {
+    for (const uint32_t service : {kA, kB, kC, 9u}) {
+      for (const uint32_t bucket : {0u, 1u, 2u, 7u}) {
+        for (const uint32_t first : {0u, 2u}) choices.push_back(Of(service, bucket, first, last));
       }
     }
+  }
+  for (const std::vector<OperatorRange>& group : groups) {
+    std::vector<Prediction> out(choices.size()), plain(choices.size());
+    model_->PredictChoices(group, choices, out);
+    model_->LatencyModel::PredictChoices(group, choices, plain);  // the interface's own way of doing it
+    for (size_t i = 0; i < choices.size(); ++i) {
+      if (choices[i].last < choices[i].first) continue;
+      std::vector<OperatorRange> all = group;
+      all.push_back(choices[i]);
+      const Prediction one = Predict(all);
+      EXPECT_EQ(out[i].ns, one.ns);
+      EXPECT_EQ(out[i].trained, one.trained);
+      EXPECT_EQ(plain[i].ns, one.ns);
+      EXPECT_EQ(plain[i].trained, one.trained);
+    }
+  }
+}
+
+TEST_F(OverlapModelTest, PredictingEndsIsPredictingChoices) {
+  std::vector<uint32_t> lasts;  // more than a model has cut points
+  for (uint32_t i = 0; i < 150; ++i) lasts.push_back(1 + i % 10);
+  std::vector<Prediction> out(lasts.size());
+  model_->PredictEnds(std::vector{Of(kA, 0, 0, 8)}, Of(kB, 0, 0, 0), lasts, out);
+  for (size_t i = 0; i < lasts.size(); ++i) {
+    EXPECT_EQ(out[i].ns, Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, lasts[i])}).ns);
+    EXPECT_TRUE(out[i].trained);
   }
 }
 
@@ -155,11 +177,8 @@ TEST_F(OverlapModelTest, ConnectRefusesWhatDoesNotFit) {
   const std::vector<std::pair<std::function<void(Facts*)>, std::string>> cases = {
       {[](Facts* f) { f->device = "Other GPU"; }, "trained on \"Test GPU\", this is \"Other GPU\""},
       {[](Facts* f) { f->libraries = "cuda 13"; }, "cuda 13"},
-      {[](Facts* f) { f->buckets.pop_back(); }, "the buckets of a have changed"},
-      {[](Facts* f) { f->buckets[1].batch = 5; }, "bucket 1 of a has changed its shape"},
-      {[](Facts* f) { f->buckets[1].sequence = 5; }, "bucket 1 of a has changed its shape"},
-      {[](Facts* f) { f->buckets[1].operators = 9; }, "bucket 1 of a had 8 operators and has 9 now"},
-      {[](Facts* f) { f->buckets[0].solo_ns = 139'000; }, "bucket 0 of a took 210 us alone and takes 139 us now"},
+      {[](Facts* f) { f->buckets[1].operators = 9; }, "batch 4 of a had 8 operators and has 9 now"},
+      {[](Facts* f) { f->buckets[0].solo_ns = 139'000; }, "batch 1 of a took 210 us alone and takes 139 us now"},
       {[](Facts* f) { f->buckets[0].solo_ns = 0; }, "takes 0 us now"}};
   for (const auto& [change, message] : cases) {
     ASSERT_TRUE(Connect(kA, kA).ok());
@@ -173,6 +192,94 @@ TEST_F(OverlapModelTest, ConnectRefusesWhatDoesNotFit) {
       << "slower is no sign of another model";
   EXPECT_THAT(model_->Connect(ServiceId(kA), "z", test::FactsOf(file_.subject, file_.subject.models[0])).message(),
               HasSubstr("not trained with a model named z"));
+}
+
+TEST_F(OverlapModelTest, BucketsAreMatchedByShape) {
+  const uint64_t small = Predict({Of(kA, 0, 0, 8), Of(kB, 0, 0, 10)}).ns;
+  const uint64_t large = Predict({Of(kA, 1, 2, 8), Of(kB, 0, 0, 10)}).ns;
+  ASSERT_TRUE(Connect(kA, kA, [](auto* facts) { std::swap(facts->buckets[0], facts->buckets[1]); }).ok());
+  EXPECT_EQ(Predict({Of(kA, 1, 0, 8), Of(kB, 0, 0, 10)}).ns, small);
+  EXPECT_EQ(Predict({Of(kA, 0, 2, 8), Of(kB, 0, 0, 10)}).ns, large);
+  ASSERT_TRUE(Connect(kA, kA, [](auto* facts) { facts->buckets.erase(facts->buckets.begin()); }).ok());
+  EXPECT_EQ(Predict({Of(kA, 0, 2, 8), Of(kB, 0, 0, 10)}).ns, large);
+  EXPECT_TRUE(model_->notes(ServiceId(kA)).empty());
+}
+
+TEST_F(OverlapModelTest, ABatchBetweenProfiledOnesIsPredictedBetweenThem) {
+  const std::vector<OperatorRange> others[] = {{}, {Of(kB, 0, 0, 10)}, {Of(kB, 0, 3, 7), Of(kC, 0, 0, 4)}};
+  for (const std::vector<OperatorRange>& other : others) {
+    for (const auto& [first, last] : {std::pair(0u, 8u), std::pair(0u, 4u), std::pair(4u, 8u)}) {
+      const auto with = [&](uint32_t bucket) {
+        std::vector<OperatorRange> group = other;
+        group.push_back(Of(kA, bucket, first, last));
+        const Prediction prediction = Predict(group);
+        EXPECT_TRUE(prediction.trained);
+        return prediction.ns;
+      };
+      ASSERT_TRUE(Connect(kA, kA).ok());
+      const uint64_t small = with(0), large = with(1);
+      uint64_t before = std::min(small, large);
+      for (const uint64_t solo_ns : {150'000, 210'000, 250'000, 310'000, 399'000, 410'000, 900'000}) {
+        ASSERT_TRUE(Connect(kA, kA, AddBatch(2, solo_ns)).ok());
+        const uint64_t between = with(2);
+        EXPECT_LE(std::min(small, large), between + 1);
+        EXPECT_LE(between, std::max(small, large) + 1);
+        if (small <= large) {
+          EXPECT_LE(before, between + 1);
+        }
+        before = between;
+      }
+    }
+  }
+  EXPECT_THAT(model_->notes(ServiceId(kA)), testing::ElementsAre("batch 2 of a was not profiled: between 1 and 4"));
+  EXPECT_EQ(model_->SoloNs(ServiceId(kA), 2), 410'000u) << "no more than the larger one";
+}
+
+TEST_F(OverlapModelTest, SeveralRangesBetweenProfiledBucketsStayWithinBounds) {
+  PredictorFile file = file_;
+  for (ModelProfile& model : file.subject.models) {
+    BucketProfile larger = model.buckets.back();
+    larger.batch *= 4;
+    for (double& us : larger.us) us *= 2;
+    model.buckets.push_back(larger);
+  }
+  model_ = Make(file);
+  std::vector<OperatorRange> group;
+  for (const uint32_t m : {kA, kB, kC}) {
+    const ModelProfile& profile = file.subject.models[m];
+    OverlapModel::ServiceFacts facts = test::FactsOf(file.subject, profile);
+    BucketFacts between = facts.buckets.back();
+    between.batch /= 2;
+    between.solo_ns = between.solo_ns * 3 / 4;
+    facts.buckets.push_back(between);
+    ASSERT_TRUE(model_->Connect(ServiceId(m), profile.name, facts).ok());
+    group.push_back(Of(m, static_cast<uint32_t>(facts.buckets.size() - 1), 0, between.operators));
+  }
+  double sum = 0, longest = 0;
+  for (const OperatorRange& range : group) {
+    const auto solo = static_cast<double>(model_->PredictNs(range));
+    sum += solo;
+    longest = std::max(longest, solo);
+  }
+  const Prediction prediction = Predict(group);
+  EXPECT_TRUE(prediction.trained);
+  EXPECT_GE(static_cast<double>(prediction.ns), kLowestShare * longest - 1000);
+  EXPECT_LE(static_cast<double>(prediction.ns), kHighestShare * sum + 1000);
+}
+
+TEST_F(OverlapModelTest, ABatchOutsideOfTheProfileIsTheSumOfItsParts) {
+  ASSERT_TRUE(Connect(kA, kA, AddBatch(8, 900'000)).ok());
+  const Prediction alone = Predict({Of(kA, 2, 0, 8)});
+  EXPECT_FALSE(alone.trained);
+  EXPECT_EQ(alone.ns, 900'000u);
+  const Prediction pair = Predict({Of(kA, 2, 0, 8), Of(kB, 0, 0, 10)});
+  EXPECT_FALSE(pair.trained);
+  EXPECT_EQ(pair.ns, 900'000u + 420'000u);
+  EXPECT_TRUE(Predict({Of(kA, 1, 0, 8), Of(kB, 0, 0, 10)}).trained) << "its other buckets are as they were";
+  EXPECT_THAT(model_->notes(ServiceId(kA)),
+              testing::ElementsAre("batch 8 of a was not profiled: above 4, so solo times are added up"));
+  ASSERT_TRUE(Connect(kA, kA, AddBatch(8, 300'000)).ok());
+  EXPECT_EQ(Predict({Of(kA, 2, 0, 8)}).ns, 410'000u) << "noise: a larger batch takes no less";
 }
 
 TEST_F(OverlapModelTest, AnotherStructureIsRefusedByNameAndAnUnknownOneIsNot) {
@@ -275,7 +382,8 @@ TEST(OverlapModelFull, GroupsOfSixteenWithoutAllocation) {
   const Prediction pair = (*model)->Predict(std::span(group).first(2));
   const Prediction untrained = (*model)->Predict(std::span(group).first(3));
   (*model)->PredictEnds(others, group.back(), lasts, ends);
-  (*model)->LatencyModel::PredictEnds(others, group.back(), lasts, plain);
+  const std::array<OperatorRange, 2> choices = {Of(kMaxGroup - 1, 0, 2, 3), Of(kMaxGroup - 1, 0, 2, 4)};
+  (*model)->LatencyModel::PredictChoices(others, choices, plain);
   const uint64_t after = test::AllocationCount();
 
   EXPECT_EQ(after, before);

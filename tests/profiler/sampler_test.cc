@@ -60,11 +60,11 @@ TEST(Sampler, AGroupDependsOnSeedAndIndexAlone) {
   }
   EXPECT_GT(different.size(), 340u);
   // The same on every machine and in every version: profiles are continued by index.
-  const std::vector<std::array<uint32_t, 4>> golden = {{3, 1, 0, 50}, {1, 0, 15, 30}};
+  const std::vector<std::array<uint32_t, 4>> golden = {{0, 0, 0, 20}, {1, 0, 15, 30}};
   EXPECT_EQ(Plain(SampleGroup(subject.data, subject.cuts, 1, 0)), golden);
 }
 
-TEST(Sampler, RangesAreLegalAndTheFirstRunsToItsEnd) {
+TEST(Sampler, RangesAreLegal) {
   for (const uint32_t models : {2u, 3u, 5u}) {
     const Subject subject = Models(models);
     for (uint64_t index = 0; index < 2000; ++index) {
@@ -79,51 +79,113 @@ TEST(Sampler, RangesAreLegalAndTheFirstRunsToItsEnd) {
         EXPECT_TRUE(std::binary_search(cuts.begin(), cuts.end(), range.first));
         EXPECT_TRUE(std::binary_search(cuts.begin(), cuts.end(), range.last));
       }
-      EXPECT_EQ(group[0].last, subject.data.models[group[0].model].buckets[group[0].bucket].operators);
     }
   }
 }
 
+// Four models with batches 1 to 64, 20 us a row and 100 us a pass, the last with two sequences.
+Subject Batches() {
+  Subject subject;
+  for (uint32_t m = 0; m < 4; ++m) {
+    ModelProfile model{"m" + std::to_string(m), {}};
+    auto& cuts = subject.cuts.emplace_back();
+    for (const int64_t batch : {1, 2, 4, 8, 16, 32, 64}) {
+      for (const int64_t sequence : {16, 64}) {
+        if (m < 3 && sequence == 64) continue;
+        BucketProfile bucket{batch, m < 3 ? 0 : sequence, 320, {0}, {5}};
+        for (uint32_t i = 1; i <= 64; ++i) {
+          bucket.operators_at.push_back(i * 5);
+          bucket.us.push_back(5 + (100.0 + 20.0 * static_cast<double>(batch)) * i / 64);
+        }
+        cuts.push_back(bucket.operators_at);
+        model.buckets.push_back(std::move(bucket));
+      }
+    }
+    subject.data.models.push_back(std::move(model));
+  }
+  return subject;
+}
+
 TEST(Sampler, SharesAreAsTheHeaderSays) {
-  const Subject subject = Models(5);
+  constexpr uint64_t kGroups = 4000;
+  const Subject subject = Batches();
   std::map<size_t, int> sizes;
-  std::map<std::pair<uint32_t, uint32_t>, int> buckets;
-  std::map<uint32_t, int> models, urgent;
-  int fresh = 0, ranges = 0, others = 0, to_the_end = 0, matched = 0;
-  for (uint64_t index = 0; index < 2000; ++index) {
+  std::map<int64_t, int> batches, sequences;
+  std::map<uint32_t, int> models;
+  int fresh = 0, ranges = 0, others = 0, to_the_end = 0, matched = 0, urgent_to_the_end = 0;
+  int both_small = 0, both_large = 0, unequal = 0;
+  for (uint64_t index = 0; index < kGroups; ++index) {
     const std::vector<ProfiledRange> group = SampleGroup(subject.data, subject.cuts, 1, index);
     ++sizes[group.size()];
-    ++urgent[group[0].model];
     const auto bucket = [&](const ProfiledRange& r) { return subject.data.models[r.model].buckets[r.bucket]; };
-    const double urgent_us = SoloUs(bucket(group[0]), group[0]);
+    double longest_us = 0;
     for (size_t i = 0; i < group.size(); ++i) {
       const ProfiledRange& range = group[i];
-      ++ranges, ++models[range.model], ++buckets[{range.model, range.bucket}];
+      ++ranges, ++models[range.model], ++batches[bucket(range).batch];
+      if (range.model == 3) ++sequences[bucket(range).sequence];
       fresh += range.first == 0 ? 1 : 0;
-      if (i == 0) continue;
-      ++others;
-      to_the_end += range.last == bucket(range).operators ? 1 : 0;
-      const double share = SoloUs(bucket(range), range) / urgent_us;
-      matched += share > 0.4 && share < 2 ? 1 : 0;
+      const bool end = range.last == bucket(range).operators;
+      if (i > 0) {
+        ++others;
+        to_the_end += end ? 1 : 0;
+        const double share = SoloUs(bucket(range), range) / longest_us;
+        matched += share > 0.45 && share < 2.2 ? 1 : 0;
+      } else {
+        urgent_to_the_end += end ? 1 : 0;
+      }
+      longest_us = std::max(longest_us, SoloUs(bucket(range), range));
     }
+    const int64_t a = bucket(group[0]).batch, b = bucket(group[1]).batch;
+    both_small += std::max(a, b) <= 2 ? 1 : 0;
+    both_large += std::min(a, b) >= 16 ? 1 : 0;
+    unequal += std::max(a, b) >= 8 * std::min(a, b) ? 1 : 0;
   }
+  const auto share = [](int count, auto of) { return static_cast<double>(count) / static_cast<double>(of); };
   EXPECT_EQ(sizes.size(), 3u);
-  EXPECT_NEAR(sizes[2] / 2000.0, kPairShare, 0.04);
-  EXPECT_NEAR(sizes[3] / 2000.0, kTripletShare, 0.04);
-  EXPECT_NEAR(sizes[4] / 2000.0, 1 - kPairShare - kTripletShare, 0.04);
-  EXPECT_EQ(buckets.size(), 1u + 2 + 3 + 4 + 5) << "all occur";
-  for (uint32_t m = 0; m < 5; ++m) {
-    EXPECT_NEAR(models[m] / static_cast<double>(ranges), 0.2, 0.03);
-    EXPECT_NEAR(urgent[m] / 2000.0, 0.2, 0.04);
-    for (uint32_t b = 0; b <= m; ++b) {
-      EXPECT_NEAR((buckets[{m, b}]) / static_cast<double>(models[m]), 1.0 / (m + 1), 0.06);
+  EXPECT_NEAR(share(sizes[2], kGroups), kPairShare, 0.03);
+  EXPECT_NEAR(share(sizes[3], kGroups), kTripletShare, 0.03);
+  EXPECT_NEAR(share(sizes[4], kGroups), 1 - kPairShare - kTripletShare, 0.03);
+  for (uint32_t m = 0; m < 4; ++m) EXPECT_NEAR(share(models[m], ranges), 0.25, 0.02);
+  EXPECT_NEAR(share(sequences[16], models[3]), 0.5, 0.04);
+  EXPECT_EQ(batches.size(), 7u);
+  for (const auto& [batch, count] : batches) EXPECT_GT(share(count, ranges), 0.07) << batch;
+  EXPECT_GT(batches[1], batches[8]);
+  EXPECT_GT(batches[64], batches[8]);
+  EXPECT_GT(share(both_small, kGroups), 0.1);
+  EXPECT_GT(share(both_large, kGroups), 0.12);
+  EXPECT_GT(share(unequal, kGroups), 0.15);
+  EXPECT_NEAR(share(urgent_to_the_end, kGroups), 0.86, 0.04);
+  EXPECT_GT(share(fresh, ranges), 0.55);
+  EXPECT_LT(share(fresh, ranges), 0.8);
+  EXPECT_GT(share(to_the_end, others), 0.25);
+  EXPECT_LT(share(to_the_end, others), 0.75);
+  EXPECT_GT(share(matched, others), 0.5);
+}
+
+TEST(Sampler, LongGroupsAreRarerButNoModelsAre) {
+  // The same, with two models ten times as slow: they are slow at every batch, which is no reason to leave them out.
+  const Subject fast = Batches();
+  Subject slow = Batches();
+  for (const uint32_t m : {2, 3}) {
+    for (BucketProfile& bucket : slow.data.models[m].buckets) {
+      for (double& us : bucket.us) us *= 10;
     }
   }
-  EXPECT_GT(fresh / static_cast<double>(ranges), 0.55);
-  EXPECT_LT(fresh / static_cast<double>(ranges), 0.8);
-  EXPECT_GT(to_the_end / static_cast<double>(others), 0.3);
-  EXPECT_LT(to_the_end / static_cast<double>(others), 0.8);
-  EXPECT_GT(matched / static_cast<double>(others), 0.4);
+  std::map<uint32_t, int> models;
+  double large = 0, large_whole = 0;
+  int ranges = 0;
+  for (uint64_t index = 0; index < 4000; ++index) {
+    for (const ProfiledRange& range : SampleGroup(slow.data, slow.cuts, 1, index)) ++models[range.model], ++ranges;
+    for (const ProfiledRange& range : SampleGroup(fast.data, fast.cuts, 1, index)) {
+      const BucketProfile& bucket = fast.data.models[range.model].buckets[range.bucket];
+      if (bucket.batch != 64) continue;
+      ++large;
+      large_whole += range.first == 0 && range.last == bucket.operators ? 1 : 0;
+    }
+  }
+  for (uint32_t m = 0; m < 4; ++m) EXPECT_NEAR(models[m] / static_cast<double>(ranges), 0.25, 0.02);
+  EXPECT_GT(large_whole / large, 0.15);
+  EXPECT_LT(large_whole / large, 0.27) << "0.31 without weighing";
 }
 
 TEST(Sampler, TwoModelsMakePairsOnly) {

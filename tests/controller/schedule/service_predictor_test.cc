@@ -145,6 +145,35 @@ TEST_F(ServicePredictorTest, RetrainedWeightsKeepTheirPredictorAndAnotherStructu
   EXPECT_THAT(Description(predictor), EndsWith("; additive for svc-text"));
 }
 
+TEST_F(ServicePredictorTest, BucketsThatWereNotProfiledAreNamedAndPredictedBetweenTheirNeighbours) {
+  std::vector<BucketProfile>& profiled = file_.subject.models[0].buckets;
+  ASSERT_EQ(profiled.size(), 3u);  // batch 1, 2 and 4
+  profiled.erase(profiled.begin() + 1);
+  profiled[1].us = {10, 805, 1600};
+  ASSERT_TRUE(SavePredictor(file_, path_).ok());
+  ServicePredictor predictor = ServicePredictor::Load(path_);
+  const std::vector<WorkerRanges> ranges = {
+      {8, 800'000, {0, 4, 8}}, {8, 1'200'000, {0, 4, 8}}, {8, 1'600'000, {0, 4, 8}}};
+  for (int times = 0; times < 2; ++times) {  // restarted: still named once
+    predictor.WorkerUp(ServiceId(0), "svc-image", specs_[0], {"Test GPU", "cuda", "", ranges});
+    EXPECT_THAT(Description(predictor), EndsWith("%; batch 2 of image was not profiled: between 1 and 4"));
+  }
+  WorkerUp(&predictor, 1);
+  const auto pair = [&](uint32_t bucket) {
+    const Prediction prediction =
+        predictor.model().Predict(std::vector<OperatorRange>{{ServiceId(0), bucket, 0, 8}, {ServiceId(1), 3, 0, 8}});
+    EXPECT_TRUE(prediction.trained);
+    return prediction.ns;
+  };
+  EXPECT_NEAR(static_cast<double>(pair(1)), 0.5 * static_cast<double>(pair(0) + pair(2)), 1000);
+  EXPECT_NEAR(static_cast<double>(predictor.model().PredictNs({ServiceId(0), 1, 0, 8})), 1.2e6, 1000);
+  profiled.pop_back();  // the largest was never profiled
+  ServicePredictor outside = ServicePredictor::Use(file_);
+  outside.WorkerUp(ServiceId(0), "svc-image", specs_[0], {"Test GPU", "cuda", "", ranges});
+  EXPECT_THAT(Description(outside), AllOf(HasSubstr("batch 2 of image was not profiled: above 1"),
+                                          HasSubstr("batch 4 of image was not profiled: above 1")));
+}
+
 TEST_F(ServicePredictorTest, WhatRoundsTaughtStaysWhileTheTimesAreTheSame) {
   const OperatorRange whole = {ServiceId(0), 2, 0, 8};
   const auto teach = [&](ServicePredictor* predictor) {
