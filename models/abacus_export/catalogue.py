@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from . import testing, text, vision
+from .image import IMAGENET, Normalization
 from .recipe import Recipe
 from .spec import UsageError
 
@@ -19,6 +20,7 @@ _RECIPES = (
         vision.build_efficientnet_lite0,
         auto_weights="pretrained",
         companions=(vision.LABELS_FILE,),
+        normalization=Normalization((127 / 255,), (128 / 255,)),
     ),
     Recipe(
         "minilm",
@@ -29,7 +31,12 @@ _RECIPES = (
         companions=(text.TOKENIZER_DIRECTORY,),
     ),
     *(
-        Recipe(name, f"image classifier, {_IMAGENET}", partial(vision.build_torchvision, name))
+        Recipe(
+            name,
+            f"image classifier, {_IMAGENET}",
+            partial(vision.build_torchvision, name),
+            normalization=IMAGENET,
+        )
         for name in _SEVEN_VISION
     ),
     Recipe(

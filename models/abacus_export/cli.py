@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from . import catalogue, user
+from .image import Normalization, of_pixels
 from .pipeline import export
 from .publish import file_digest, is_current
 from .recipe import Options, Order, Recipe
@@ -73,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sequence", type=_sizes, help="sequence lengths of the buckets, e.g. 16,32")
     parser.add_argument("--seed", type=int, default=0, help="of random weights and of the verification's inputs")
     parser.add_argument(
+        "--image",
+        choices=("uint8",),
+        help="image inputs take pixels, uint8 [batch, height, width, channels]; the normalisation moves into the model",
+    )
+    parser.add_argument(
         "--allow-padding",
         action="store_true",
         help="serve sequences of all lengths, though padding changes the answers",
@@ -124,6 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--path", action="append", default=[], type=Path, metavar="DIR", help="where else to look for --module"
     )
+    for option in ("--mean", "--std"):
+        own.add_argument(
+            option,
+            type=_floats,
+            metavar="X,X,X",
+            help=f"of --image uint8: {option[2:]} of the channels, as for torchvision's Normalize()",
+        )
     own.add_argument("--script", action="store_true", help="script instead of trace (modules with control flow)")
     return parser
 
@@ -138,18 +152,30 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def _floats(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.485,0.456,0.406")
+    return numbers
+
+
 def _jobs(args: argparse.Namespace) -> list[tuple[Recipe, str, dict[str, object]]]:
     """What to export: recipe, weights, and what identifies the result beside the common arguments."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ExportError("--device cuda: PyTorch finds no GPU here; use --device cpu, or a CUDA build of PyTorch")
     if args.module is None and args.torchscript is None:
-        options = ("name", "input", "output", "arg", "depends", "library", "path", "script")
+        options = ("name", "input", "output", "arg", "depends", "library", "path", "mean", "std", "script")
         own = [f"--{name}" for name in options if getattr(args, name)]
         if own:
             raise UsageError(f"{', '.join(own)}: only with --module or --torchscript")
         if not args.names:
             raise UsageError("nothing to export: name a model or a group, or use --list, --module or --torchscript")
         recipes = catalogue.expand(args.names)
+        if args.image and not any(recipe.normalization for recipe in recipes):
+            raise UsageError(f"--image {args.image}: takes pixels, and none of these models takes images")
         return [(r, r.auto_weights if args.weights == "auto" else args.weights, {}) for r in recipes]
     if args.names:
         raise UsageError(f"{args.names[0]}: names and --module/--torchscript do not go together; use --name")
@@ -161,6 +187,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Recipe, str, dict[str, object]
     inputs = tuple(parse_input(text) for text in args.input)
     if len({tensor.name for tensor in inputs}) < len(inputs):
         raise UsageError("--input: two inputs have the same name")
+    normalization = _normalization(args)
     outputs = tuple(args.output) if args.output else None
     arguments = user.parse_arguments(args.arg)
     if arguments and not args.module:
@@ -179,7 +206,22 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Recipe, str, dict[str, object]
         "outputs": args.output,
         "script": args.script,
     }
-    return [(Recipe(args.name, "", build), "own", identity)]
+    return [(Recipe(args.name, "", build, normalization=normalization), "own", identity)]
+
+
+def _normalization(args: argparse.Namespace) -> Normalization | None:
+    if not args.image:
+        if args.mean or args.std:
+            raise UsageError("--mean and --std: only with --image uint8")
+        return None
+    if not args.mean or not args.std:
+        raise UsageError(
+            "--image uint8 needs --mean and --std, which the model was trained with, such as --mean 0.485,0.456,0.406 "
+            "--std 0.229,0.224,0.225; --mean 0 --std 1 is ToTensor() alone"
+        )
+    if min(args.std) <= 0:
+        raise UsageError(f"--std: {min(args.std):g} is not more than 0")
+    return Normalization(args.mean, args.std)
 
 
 def _export(
@@ -188,6 +230,9 @@ def _export(
     batch = args.batch or recipe.batch[args.device]
     # --sequence given for a group concerns those of its models that have a sequence dimension.
     sequence = (args.sequence or recipe.sequence) if recipe.sequence or weights == "own" else ()
+    normalization = recipe.normalization if args.image else None
+    if normalization is not None:
+        identity = identity | {"image": [args.image, normalization.mean, normalization.std]}
     made_by = _made_by(
         identity
         | {
@@ -219,7 +264,10 @@ def _export(
         args.allow_padding,
     )  # fmt: skip
     try:
-        spec = export(recipe.build(Options(device, weights, args.seed)), order, progress)
+        built = recipe.build(Options(device, weights, args.seed))
+        if normalization is not None:
+            built = of_pixels(built, normalization, device)
+        spec = export(built, order, progress)
     except ExportError as error:
         raise type(error)(f"{recipe.name}: {error}") from error
     megabytes = (args.out / spec.file).stat().st_size / 1e6

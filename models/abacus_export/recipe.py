@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from .spec import TensorSpec
 
+if TYPE_CHECKING:
+    from .image import Normalization
+
 Progress = Callable[[str], None]
+
+# Up to where a larger batch gains little per row on a data-centre GPU; batches are formed of waiting queries.
+BATCH_SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4)}
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Recipe:
     summary: str
     build: Callable[[Options], Built]
     auto_weights: str = "random"  # what --weights auto means for it
-    batch: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"cuda": (1, 2, 4, 8, 16, 32), "cpu": (1, 2, 4)})
+    batch: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(BATCH_SIZES))
     sequence: tuple[int, ...] = ()
     companions: tuple[str, ...] = ()  # files for clients beside a model with pretrained weights
+    normalization: Normalization | None = None  # of an image model's pixels
