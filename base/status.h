@@ -28,6 +28,7 @@ enum class StatusCode : uint8_t {
   kWorkerFailed,         // the worker died or reported an error while it held the query
   kShuttingDown,         // the controller drains and takes no new work
   kInternal,             // a defect of Abacus itself
+  kCancelled,            // its client cancelled it
   // Local to one process:
   kTimeout,      // the caller's own time limit passed
   kUnavailable,  // the peer cannot be reached, or a resource of the machine is missing
@@ -35,7 +36,7 @@ enum class StatusCode : uint8_t {
   kAlreadyExists,
 };
 
-inline constexpr std::array<std::string_view, 13> kStatusCodeNames = {
+inline constexpr std::array<std::string_view, 14> kStatusCodeNames = {
     "OK",
     "INVALID_ARGUMENT",
     "UNKNOWN_MODEL",
@@ -45,13 +46,14 @@ inline constexpr std::array<std::string_view, 13> kStatusCodeNames = {
     "WORKER_FAILED",
     "SHUTTING_DOWN",
     "INTERNAL",
+    "CANCELLED",
     "TIMEOUT",
     "UNAVAILABLE",
     "NOT_FOUND",
     "ALREADY_EXISTS",
 };
-// Codes that may appear in a reply: kOk .. kInternal.
-inline constexpr size_t kWireStatusCount = static_cast<size_t>(StatusCode::kInternal) + 1;
+// Codes that may appear in a reply: kOk .. kCancelled.
+inline constexpr size_t kWireStatusCount = static_cast<size_t>(StatusCode::kCancelled) + 1;
 
 inline constexpr std::string_view StatusCodeName(StatusCode code) {
   const auto index = static_cast<size_t>(code);

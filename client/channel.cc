@@ -9,6 +9,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
+#include <string_view>
 #include <utility>
 
 #include "base/duration.h"
@@ -17,35 +19,18 @@
 namespace abacus {
 namespace {
 
-constexpr size_t kMaxFrames = 1 + protocol::kMaxTensors;
-constexpr size_t kMaxRepliesPerTurn = 256;                            // then sending and time limits get their turn
-constexpr size_t kMaxRememberedTimeouts = 100'000;                    // ids kept to recognise late replies
 constexpr auto kLongestTimeout = std::chrono::hours(24 * 365 * 100);  // from here on: none, or the clock overflows
-constexpr size_t kCopiedBytes = 1024;                                 // up to here a copy is cheaper than sharing
 
-// Keeps a payload alive while ZeroMQ has it. The order from its maker to the I/O thread that ends it is our own, so
-// that it holds, and ThreadSanitizer sees it, whatever happens inside ZeroMQ.
-struct Loan {
-  std::shared_ptr<const void> owner;
-  std::atomic<bool> made{false};
-};
+std::atomic<uint64_t> g_next_channel{1};
 
-// A frame with the tensor's bytes; large ones are shared with ZeroMQ instead of copied.
-zmq::message_t MakeFrame(const Tensor& tensor) {
-  if (tensor.bytes.size() <= kCopiedBytes) return {tensor.bytes.data(), tensor.bytes.size()};
-  auto* loan = new Loan{tensor.owner};
-  loan->made.store(true, std::memory_order_release);
-  const auto release = [](void*, void* hint) {
-    auto* done = static_cast<Loan*>(hint);
-    done->made.load(std::memory_order_acquire);
-    delete done;
-  };
-  return {const_cast<std::byte*>(tensor.bytes.data()), tensor.bytes.size(), release, loan};
+// Where in its region a tensor lies that a query through this channel may name there; nullopt: it has to be sent.
+std::optional<uint64_t> OffsetInRegion(const Tensor& tensor, uint64_t channel) {
+  if (tensor.region == nullptr || tensor.region->channel() != channel || !tensor.region->Alive()) return std::nullopt;
+  return tensor.region->OffsetOf(tensor.bytes);
 }
 
-std::span<const std::byte> BytesOf(const zmq::message_t& frame) {
-  return {static_cast<const std::byte*>(frame.data()), frame.size()};
-}
+constexpr std::string_view kBusy =
+    "lies in memory that an earlier query may still write its outputs to; wait for its reply, or use another place";
 
 // What is wrong with the tensors of a request, or an empty string.
 std::string CheckTensors(const std::vector<Tensor>& tensors) {
@@ -64,6 +49,9 @@ std::string CheckTensors(const std::vector<Tensor>& tensors) {
       return who + ": " + std::string(DTypeName(tensor.dtype)) + tensor.shape.ToString() + " takes " +
              std::to_string(*expected) + " bytes, not " + std::to_string(tensor.bytes.size());
     }
+    if (tensor.region == nullptr) continue;
+    const auto offset = tensor.region->OffsetOf(tensor.bytes);
+    if (offset && tensor.region->Claimed(*offset, tensor.bytes.size())) return who + " " + std::string(kBusy);
   }
   return "";
 }
@@ -76,6 +64,8 @@ std::string Describe(const protocol::Request& request) {
       return "models request";
     case protocol::RequestType::kHealth:
       return "health request";
+    case protocol::RequestType::kCancel:
+      break;  // no query of its own
   }
   return "request";
 }
@@ -118,6 +108,7 @@ Channel::Channel(std::string address, const ClientOptions& options)
     : address_(std::move(address)),
       options_(options),
       pid_(getpid()),
+      number_(g_next_channel.fetch_add(1)),
       wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
 
 Result<std::unique_ptr<Channel>> Channel::Open(const std::string& address, const ClientOptions& options) {
@@ -165,52 +156,105 @@ Channel::~Channel() {
   if (wake_fd_ >= 0) close(wake_fd_);
 }
 
-void Channel::Send(protocol::Request request, std::vector<Tensor> tensors, std::chrono::milliseconds timeout,
-                   Done done) {
+uint64_t Channel::Send(protocol::Request request, std::vector<Tensor> tensors, LeasedBlock outputs,
+                       std::chrono::milliseconds timeout, Done done) {
+  const auto refuse = [&done](StatusCode code, std::string why) {
+    done(Error(code, std::move(why)));
+    return uint64_t{0};
+  };
   if (forked()) {
-    return done(Error(StatusCode::kUnavailable, "the client of " + address_ + " was made in process " +
-                                                    std::to_string(pid_) + ", of which this one, " +
-                                                    std::to_string(getpid()) +
-                                                    ", is a fork; make a client of its own in the child"));
+    return refuse(StatusCode::kUnavailable, "the client of " + address_ + " was made in process " +
+                                                std::to_string(pid_) + ", of which this one, " +
+                                                std::to_string(getpid()) +
+                                                ", is a fork; make a client of its own in the child");
   }
   if (std::string wrong = CheckTensors(tensors); !wrong.empty()) {
-    return done(Error(StatusCode::kInvalidArgument, std::move(wrong)));
+    return refuse(StatusCode::kInvalidArgument, std::move(wrong));
   }
   if (request.model.size() > protocol::kMaxNameBytes) {
-    return done(Error(StatusCode::kInvalidArgument,
-                      "a model name has at most " + std::to_string(protocol::kMaxNameBytes) + " bytes"));
+    return refuse(StatusCode::kInvalidArgument,
+                  "a model name has at most " + std::to_string(protocol::kMaxNameBytes) + " bytes");
   }
-  request.id = next_id_.fetch_add(1);
-  for (const Tensor& tensor : tensors) request.inputs.push_back({tensor.name, tensor.dtype, tensor.shape});
-  std::string header;
-  protocol::EncodeRequest(request, &header);
-  if (std::string wrong = WhyNotSent(header, tensors); !wrong.empty()) {
-    return done(Error(StatusCode::kInvalidArgument, std::move(wrong)));
+  Query query;
+  query.id = request.id = next_id_.fetch_add(1);
+  for (Tensor& tensor : tensors) {
+    protocol::TensorHeader& input = request.inputs.emplace_back();
+    input.name = tensor.name;
+    input.dtype = tensor.dtype;
+    input.shape = tensor.shape;
+    if (const auto offset = OffsetInRegion(tensor, number_)) {
+      input.region = tensor.region->id();
+      input.offset = offset;
+      query.regions.push_back(std::move(tensor.region));
+    } else {
+      query.tensors.push_back(std::move(tensor));
+    }
+  }
+  if (outputs.region != nullptr) {
+    request.outputs_region = outputs.region->id();
+    request.outputs_offset = outputs.offset;
+    request.outputs_bytes = outputs.bytes;
+  }
+  protocol::EncodeRequest(request, &query.header);
+  if (std::string wrong = WhyNotSent(query.header, query.tensors); !wrong.empty()) {
+    return refuse(StatusCode::kInvalidArgument, std::move(wrong));
   }
   if (outstanding_.fetch_add(1) >= options_.max_outstanding) {
     outstanding_.fetch_sub(1);
-    return done(Error(StatusCode::kOverloaded, std::to_string(options_.max_outstanding) + " queries to " + address_ +
-                                                   " are outstanding already (ClientOptions::max_outstanding)"));
+    return refuse(StatusCode::kOverloaded, std::to_string(options_.max_outstanding) + " queries to " + address_ +
+                                               " are outstanding already (ClientOptions::max_outstanding)");
   }
-  Query query;
-  query.id = request.id;
+  if (Status wrong = ClaimOutputs(outputs); !wrong.ok()) {
+    outstanding_.fetch_sub(1);
+    return refuse(wrong.code(), wrong.message());
+  }
+  query.outputs = std::move(outputs);
+  query.inference = request.type == protocol::RequestType::kInfer;
   query.what = Describe(request);
-  query.header = std::move(header);
   query.timeout = timeout;
   query.deadline = timeout < kLongestTimeout ? Clock::now() + timeout : Clock::time_point::max();
   query.done = std::move(done);
-  for (Tensor& tensor : tensors) {
+  for (Tensor& tensor : query.tensors) {
     if (tensor.owner == nullptr) {
       tensor = Tensor::Own(tensor.name, tensor.dtype, tensor.shape, {tensor.bytes.begin(), tensor.bytes.end()});
     }
   }
-  query.tensors = std::move(tensors);
 
+  const uint64_t id = query.id;
   bool wake = false;
   {
     const std::lock_guard lock(mutex_);
-    wake = submitted_.empty();  // otherwise the wakeup of the first one is still to be seen
+    wake = submitted_.empty() && cancels_.empty();  // otherwise the wakeup of the first one is still to be seen
     submitted_.push_back(std::move(query));
+  }
+  if (wake) eventfd_write(wake_fd_, 1);
+  return id;
+}
+
+Status Channel::ClaimOutputs(const LeasedBlock& outputs) const {
+  if (outputs.region == nullptr) return Status::Ok();
+  const auto invalid = [](std::string why) {
+    return Status(StatusCode::kInvalidArgument, "the block for outputs " + std::move(why));
+  };
+  if (outputs.region->channel() != number_) return invalid("was leased by another client");
+  if (outputs.bytes == 0 || !outputs.region->Holds(outputs.offset, outputs.bytes)) {
+    return invalid("does not lie inside its lease");
+  }
+  if (!outputs.region->Alive()) {
+    return Status(StatusCode::kUnavailable, "the lease of the block for outputs ended with the server at " + address_ +
+                                                " that gave it; take a new one");
+  }
+  if (!outputs.region->Claim(outputs.offset, outputs.bytes)) return invalid(std::string(kBusy));
+  return Status::Ok();
+}
+
+void Channel::Cancel(uint64_t id) {
+  if (forked()) return;
+  bool wake = false;
+  {
+    const std::lock_guard lock(mutex_);
+    wake = submitted_.empty() && cancels_.empty();
+    cancels_.push_back(id);
   }
   if (wake) eventfd_write(wake_fd_, 1);
 }
@@ -235,160 +279,6 @@ std::string Channel::WhyNotSent(const std::string& header, const std::vector<Ten
 ClientCounters Channel::counters() const {
   return {counts_.sent.load(), counts_.replies.load(),    counts_.timeouts.load(),
           counts_.late.load(), counts_.duplicates.load(), counts_.malformed.load()};
-}
-
-void Channel::Run() {
-  while (!stopping_.load()) {
-    std::array<zmq_pollitem_t, 2> items = {{
-        {socket_.handle(), 0, static_cast<short>(waiting_.empty() ? ZMQ_POLLIN : ZMQ_POLLIN | ZMQ_POLLOUT), 0},
-        {nullptr, wake_fd_, ZMQ_POLLIN, 0},
-    }};
-    zmq_poll(items.data(), static_cast<int>(items.size()), PollTimeoutMs());
-    TakeSubmitted();
-    SendWaiting();
-    ReceiveReplies();
-    ExpireQueries();
-  }
-  FailAll();
-}
-
-int Channel::PollTimeoutMs() const {
-  if (deadlines_.empty()) return -1;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadlines_.top().first - Clock::now());
-  return static_cast<int>(std::clamp<int64_t>(left.count(), 0, 60'000));
-}
-
-void Channel::TakeSubmitted() {
-  eventfd_t count = 0;
-  eventfd_read(wake_fd_, &count);  // before the queue is read: a later submission wakes again
-  std::vector<Query> taken;
-  {
-    const std::lock_guard lock(mutex_);
-    taken.swap(submitted_);
-  }
-  for (Query& query : taken) {
-    const uint64_t id = query.id;
-    waiting_.push_back(id);
-    deadlines_.emplace(query.deadline, id);
-    queries_.emplace(id, std::move(query));
-  }
-}
-
-void Channel::SendWaiting() {
-  while (!waiting_.empty()) {
-    const auto query = queries_.find(waiting_.front());
-    if (query != queries_.end() && !TrySend(query->second)) return;  // the socket is full or not connected
-    waiting_.pop_front();
-  }
-}
-
-bool Channel::TrySend(Query& query) {
-  const auto flags = [&](size_t frames_after) {
-    return frames_after > 0 ? zmq::send_flags::dontwait | zmq::send_flags::sndmore : zmq::send_flags::dontwait;
-  };
-  size_t left = query.tensors.size();
-  if (!socket_.send(zmq::message_t(query.header.data(), query.header.size()), flags(left))) return false;
-  for (const Tensor& tensor : query.tensors) {
-    // Fails when the connection was lost since the first frame; ZeroMQ has then taken the whole message back.
-    if (!socket_.send(MakeFrame(tensor), flags(--left))) return false;
-  }
-  query.header.clear();
-  query.tensors.clear();
-  counts_.sent.fetch_add(1);
-  return true;
-}
-
-void Channel::ReceiveReplies() {
-  for (size_t i = 0; i < kMaxRepliesPerTurn; ++i) {
-    std::vector<zmq::message_t> frames(1);
-    if (!socket_.recv(frames[0], zmq::recv_flags::dontwait)) return;
-    bool more = frames[0].more();
-    while (more) {
-      zmq::message_t frame;
-      if (!socket_.recv(frame)) break;  // the rest of a message is there once its first frame is
-      more = frame.more();
-      if (frames.size() <= kMaxFrames) frames.push_back(std::move(frame));
-    }
-    HandleReply(std::move(frames));
-  }
-}
-
-void Channel::HandleReply(std::vector<zmq::message_t> frames) {
-  Answer answer;
-  protocol::Reply& header = answer.header;
-  std::string wrong;
-  const auto decoded = protocol::DecodeReply(BytesOf(frames[0]), &header);
-  if (!decoded) {
-    wrong = decoded.error().field + " " + decoded.error().message;
-    header.id = decoded.error().id;  // 0, which no query has, where it could not be read
-  } else if (frames.size() != 1 + header.outputs.size()) {
-    wrong = std::to_string(header.outputs.size()) + " outputs announced but " + std::to_string(frames.size() - 1) +
-            " frames received";
-  }
-  for (size_t i = 0; wrong.empty() && i < header.outputs.size(); ++i) {
-    auto& [name, dtype, shape] = header.outputs[i];
-    auto frame = std::make_shared<const zmq::message_t>(std::move(frames[i + 1]));
-    if (frame->size() != TensorBytes(dtype, shape)) {
-      wrong = "output '" + name + "' with shape " + shape.ToString() + " came as " + std::to_string(frame->size()) +
-              " bytes";
-    }
-    const auto bytes = BytesOf(*frame);
-    answer.outputs.push_back({std::move(name), dtype, shape, bytes, std::move(frame)});
-  }
-  if (wrong.empty() && header.max_frame_bytes != 0) max_frame_bytes_.store(header.max_frame_bytes);
-  if (wrong.empty() && header.max_message_bytes != 0) max_message_bytes_.store(header.max_message_bytes);
-  if (!wrong.empty()) {
-    counts_.malformed.fetch_add(1);
-    if (queries_.contains(header.id)) {
-      Finish(header.id, Error(StatusCode::kInternal, "malformed reply from " + address_ + ": " + wrong));
-    }
-  } else if (queries_.contains(header.id)) {
-    counts_.replies.fetch_add(1);
-    Finish(header.id, std::move(answer));
-  } else if (timed_out_.erase(header.id) > 0) {
-    counts_.late.fetch_add(1);
-  } else {
-    counts_.duplicates.fetch_add(1);
-  }
-}
-
-void Channel::ExpireQueries() {
-  const auto now = Clock::now();
-  while (!deadlines_.empty()) {
-    const auto [deadline, id] = deadlines_.top();
-    const auto found = queries_.find(id);
-    if (found != queries_.end()) {
-      if (deadline > now) return;
-      const Query& query = found->second;
-      const std::string limit = FormatDuration(static_cast<uint64_t>(query.timeout / std::chrono::nanoseconds(1)));
-      counts_.timeouts.fetch_add(1);
-      if (query.header.empty()) {
-        if (timed_out_.size() == kMaxRememberedTimeouts) timed_out_.erase(timed_out_.begin());
-        timed_out_.insert(id);
-        Finish(id, Error(StatusCode::kTimeout, "no reply to " + query.what + " from " + address_ + " within " + limit));
-      } else {
-        Finish(id, Error(StatusCode::kUnavailable,
-                         "no connection to " + address_ + " within " + limit + ": " + query.what + " was not sent"));
-      }
-    }
-    deadlines_.pop();
-  }
-}
-
-void Channel::FailAll() {
-  TakeSubmitted();
-  while (!queries_.empty()) {
-    const Query& query = queries_.begin()->second;
-    const std::string sent = query.header.empty() ? "was without reply" : "was not sent yet";
-    Finish(query.id,
-           Error(StatusCode::kUnavailable, "the client of " + address_ + " was closed; " + query.what + " " + sent));
-  }
-}
-
-void Channel::Finish(uint64_t id, Result<Answer> answer) {
-  const auto query = queries_.extract(id);
-  outstanding_.fetch_sub(1);
-  query.mapped().done(std::move(answer));
 }
 
 }  // namespace abacus

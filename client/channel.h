@@ -1,7 +1,7 @@
 // Channel: the socket under a Client. Matches replies to queries by id, and gives every query exactly one answer.
 //
-// Thread rule: Send and counters may be called from any thread. The background thread owns the socket and everything
-// under "I/O thread"; the queue of submitted queries is the only thing that both sides touch, under mutex_.
+// Thread rule: Send, Cancel and counters may be called from any thread. The background thread owns the socket and
+// everything under "I/O thread"; what was submitted is the only thing that both sides touch, under mutex_.
 #ifndef ABACUS_CLIENT_CHANNEL_H_
 #define ABACUS_CLIENT_CHANNEL_H_
 
@@ -12,10 +12,10 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <queue>
-#include <set>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -25,6 +25,7 @@
 
 #include "base/status.h"
 #include "client/client.h"
+#include "client/leased_region.h"
 #include "client/protocol.h"
 #include "client/tensor.h"
 
@@ -47,41 +48,66 @@ class Channel {
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
 
-  // Sends `request` (its id and inputs are filled in here) with one frame per tensor. `done` is called exactly once, by
-  // the background thread or, where the request is refused, by this call.
-  void Send(protocol::Request request, std::vector<Tensor> tensors, std::chrono::milliseconds timeout, Done done);
+  // Sends `request` (its id, inputs and place for outputs are filled in here) with one frame for each tensor that does
+  // not lie in a region of ours. `done` is called exactly once, by the background thread or, where the request is
+  // refused, by this call. Returns the query's id; 0: refused.
+  uint64_t Send(protocol::Request request, std::vector<Tensor> tensors, LeasedBlock outputs,
+                std::chrono::milliseconds timeout, Done done);
+  // Takes inference queries back: the one of this id where it has no reply yet, or all that have none.
+  void Cancel(uint64_t id);
+  void CancelAll() { Cancel(kAllQueries); }
 
   // Whether this process is not the one that opened the channel. Then Send fails, and the channel must be leaked.
   bool forked() const;
   bool OnIoThread() const { return std::this_thread::get_id() == thread_.get_id(); }
   ClientCounters counters() const;
+  // Tells the channels of this process apart; never 0.
+  uint64_t number() const { return number_; }
 
  private:
   using Clock = std::chrono::steady_clock;
+  static constexpr uint64_t kAllQueries = 0;  // no query has this id
 
   struct Query {
     uint64_t id = 0;
-    std::string what;    // for messages: "query to model 'resnet50'"
-    std::string header;  // encoded; empty once sent
-    std::vector<Tensor> tensors;
+    std::string what;                                    // for messages: "query to model 'resnet50'"
+    std::string header;                                  // encoded; empty once sent
+    std::vector<Tensor> tensors;                         // those with frames; empty once sent
+    std::vector<std::shared_ptr<LeasedRegion>> regions;  // of the others: they live until the reply
+    LeasedBlock outputs;
+    bool inference = false;
+    bool cancelled = false;
     std::chrono::milliseconds timeout{};
     Clock::time_point deadline;
     Done done;
+  };
+
+  // Where the outputs of a query that nobody waits for may still arrive.
+  struct LateBlock {
+    std::weak_ptr<LeasedRegion> region;
+    uint64_t offset = 0;
   };
 
   Channel(std::string address, const ClientOptions& options);
 
   // What keeps the request from being sent, or an empty string.
   std::string WhyNotSent(const std::string& header, const std::vector<Tensor>& tensors) const;
+  // Checks a query's place for outputs and marks it as taken until the reply.
+  Status ClaimOutputs(const LeasedBlock& outputs) const;
 
   // I/O thread.
   void Run();
   int PollTimeoutMs() const;
   void TakeSubmitted();
+  void CancelQuery(uint64_t id);
   void SendWaiting();
   bool TrySend(Query& query);
+  bool TrySendCancel(uint64_t id);
   void ReceiveReplies();
   void HandleReply(std::vector<zmq::message_t> frames);
+  // Makes tensors of the outputs that the header lists. `place`: of the query's outputs; null: nobody waits for them.
+  // Returns what is wrong, or an empty string.
+  static std::string TakeOutputs(std::vector<zmq::message_t> frames, const LeasedBlock* place, Answer* answer);
   void ExpireQueries();
   void FailAll();
   void Finish(uint64_t id, Result<Answer> answer);
@@ -90,7 +116,8 @@ class Channel {
   const std::string address_;
   const ClientOptions options_;
   const pid_t pid_;
-  const int wake_fd_;  // eventfd: submitted_ is not empty, or stopping_
+  const uint64_t number_;
+  const int wake_fd_;  // eventfd: submitted_ or cancels_ are not empty, or stopping_
 
   // What the server takes, from its last reply that said so; 0: unknown.
   std::atomic<uint64_t> max_frame_bytes_{0};
@@ -104,16 +131,18 @@ class Channel {
   } counts_;
 
   std::mutex mutex_;
-  std::vector<Query> submitted_;  // guarded by mutex_
+  std::vector<Query> submitted_;   // guarded by mutex_
+  std::vector<uint64_t> cancels_;  // guarded by mutex_
 
   // I/O thread.
   zmq::context_t context_{1};
   zmq::socket_t socket_{context_, zmq::socket_type::dealer};
   std::unordered_map<uint64_t, Query> queries_;  // without answer, sent or not
-  std::deque<uint64_t> waiting_;  // to be sent, oldest first; ids that are no longer in queries_ are skipped
+  std::deque<uint64_t> waiting_;          // to be sent, oldest first; ids that are no longer in queries_ are skipped
+  std::deque<uint64_t> waiting_cancels_;  // the same, of queries that were sent
   using Deadline = std::pair<Clock::time_point, uint64_t>;
   std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>> deadlines_;  // answered queries stay until due
-  std::set<uint64_t> timed_out_;  // tells late replies from duplicates; the oldest are forgotten
+  std::map<uint64_t, LateBlock> timed_out_;  // tells late replies from duplicates; the oldest are forgotten
 
   std::thread thread_;  // last: it uses all of the above
 };

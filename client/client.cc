@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "client/channel.h"
+#include "client/leased_region.h"
 
 namespace abacus {
 namespace {
@@ -41,7 +42,11 @@ Result<std::unique_ptr<Client>> Client::Connect(const std::string& address, cons
   return client;
 }
 
-void Client::SubmitAsync(InferRequest request, Callback done) {
+uint64_t Client::SubmitAsync(InferRequest request, Callback done) {
+  const auto refuse = [&done](std::string why) {
+    done(Error(StatusCode::kInvalidArgument, std::move(why)));
+    return uint64_t{0};
+  };
   protocol::Request header;
   header.model = std::move(request.model);
   header.qos_us = request.qos_us;
@@ -51,31 +56,51 @@ void Client::SubmitAsync(InferRequest request, Callback done) {
     header.sequence = request.synthetic->sequence;
   }
   if (header.qos_us > kLongestQosUs) {
-    return done(Error(StatusCode::kInvalidArgument, "qos_us is " + std::to_string(header.qos_us) +
-                                                        "; a latency target is from 1us to 1h (" +
-                                                        std::to_string(kLongestQosUs) + "us)"));
+    return refuse("qos_us is " + std::to_string(header.qos_us) + "; a latency target is from 1us to 1h (" +
+                  std::to_string(kLongestQosUs) + "us)");
   }
-  if (header.model.empty()) return done(Error(StatusCode::kInvalidArgument, "a query names its model"));
+  if (header.model.empty()) return refuse("a query names its model");
   if (header.synthetic && !request.inputs.empty()) {
-    return done(Error(StatusCode::kInvalidArgument, "a synthetic query has no inputs"));
+    return refuse("a synthetic query has no inputs");
   }
-  channel_->Send(std::move(header), std::move(request.inputs), options_.receive_timeout,
-                 [done = std::move(done)](Result<Answer> answer) {
-                   if (!answer) return done(Error(std::move(answer.error())));
-                   done(MakeReply(std::move(*answer)));
-                 });
+  if (header.synthetic && request.outputs.region != nullptr) {
+    return refuse("a synthetic query has no outputs, and so no block for them");
+  }
+  return channel_->Send(std::move(header), std::move(request.inputs), std::move(request.outputs),
+                        options_.receive_timeout, [done = std::move(done)](Result<Answer> answer) {
+                          if (!answer) return done(Error(std::move(answer.error())));
+                          done(MakeReply(std::move(*answer)));
+                        });
 }
 
-std::future<Result<InferReply>> Client::Submit(InferRequest request) {
+PendingReply Client::Submit(InferRequest request) {
   auto promise = std::make_shared<std::promise<Result<InferReply>>>();
   auto future = promise->get_future();
-  SubmitAsync(std::move(request), [promise](Result<InferReply> reply) { promise->set_value(std::move(reply)); });
-  return future;
+  const uint64_t id =
+      SubmitAsync(std::move(request), [promise](Result<InferReply> reply) { promise->set_value(std::move(reply)); });
+  return {std::move(future), id};
 }
 
 Result<InferReply> Client::Infer(InferRequest request) {
   ABACUS_RETURN_IF_ERROR(CheckMayBlock());
   return Submit(std::move(request)).get();
+}
+
+void Client::Cancel(uint64_t id) {
+  if (id != 0) channel_->Cancel(id);
+}
+
+void Client::CancelAll() { channel_->CancelAll(); }
+
+Result<LeasedMemory> Client::Lease(size_t bytes) {
+  if (bytes == 0) return Error(StatusCode::kInvalidArgument, "a lease has at least 1 byte");
+  const auto health = Health();
+  if (!health) return Error(health.error());
+  const auto path = LeaseSocketPath(address_, health->lease);
+  if (!path) return Error(path.error());
+  auto region = LeasedRegion::Open(*path, bytes, channel_->number(), options_.receive_timeout);
+  if (!region) return Error(region.error());
+  return LeasedMemory(std::move(*region));
 }
 
 Result<std::vector<protocol::ModelDescription>> Client::Models() {
@@ -89,7 +114,8 @@ Result<ServerHealth> Client::Health() {
   auto reply = RoundTrip(protocol::RequestType::kHealth, options_.receive_timeout);
   if (!reply) return Error(std::move(reply.error()));
   if (reply->status != StatusCode::kOk) return Error(reply->status, std::move(reply->message));
-  return ServerHealth{reply->ready, std::move(reply->services), reply->max_frame_bytes, reply->max_message_bytes};
+  return ServerHealth{reply->ready, std::move(reply->services), reply->max_frame_bytes, reply->max_message_bytes,
+                      std::move(reply->lease)};
 }
 
 Result<protocol::Reply> Client::RoundTrip(protocol::RequestType type, std::chrono::milliseconds timeout) {
@@ -98,7 +124,7 @@ Result<protocol::Reply> Client::RoundTrip(protocol::RequestType type, std::chron
   auto future = promise->get_future();
   protocol::Request request;
   request.type = type;
-  channel_->Send(std::move(request), {}, timeout, [promise](Result<Answer> answer) {
+  channel_->Send(std::move(request), {}, {}, timeout, [promise](Result<Answer> answer) {
     if (!answer) return promise->set_value(Error(std::move(answer.error())));
     promise->set_value(std::move(answer->header));
   });

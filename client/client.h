@@ -14,6 +14,9 @@
 // Delivery is at most once: nothing is sent twice. When the server goes away, queries that it holds run into their time
 // limit; the connection comes back by itself.
 //
+// A query can be cancelled until its reply is there: Cancel(id). Its reply then has status CANCELLED, or the one that
+// it had already got; like any other query it gets exactly one, within its time limit.
+//
 // Threads: every method may be called from any thread. One background thread per Client owns the socket, and calls the
 // callbacks; a callback must be quick, must not throw, and must not call a blocking method of its Client nor destroy
 // it. Clients share nothing: one per address.
@@ -34,6 +37,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "client/lease.h"
 #include "client/protocol.h"
 #include "client/tensor.h"
 
@@ -67,13 +71,14 @@ struct InferRequest {
   std::vector<Tensor> inputs;
   uint64_t qos_us = 0;  // latency target, at most kLongestQosUs; 0: the service's own
   std::optional<SyntheticShape> synthetic = std::nullopt;
+  LeasedBlock outputs = {};  // where the server writes the outputs (client/lease.h); none: they come in frames
 };
 
 struct InferReply {
   Status status;      // as the server reported it
   std::string field;  // INVALID_ARGUMENT: path of the offending field
   std::string model;
-  std::vector<Tensor> outputs;  // not copied: they own the received frames
+  std::vector<Tensor> outputs;  // not copied: they own the received frames, or lie in the query's block
   protocol::Timing timing;
   std::string digest;  // of the model that answered: the first 16 hexadecimal digits
 };
@@ -83,6 +88,7 @@ struct ServerHealth {
   std::vector<protocol::ServiceHealth> services;
   uint64_t max_frame_bytes = 0;    // largest tensor that the server takes; 0: it does not say
   uint64_t max_message_bytes = 0;  // largest message, header and tensors together
+  std::string lease;               // path of its lease socket; empty: it gives no leases
 };
 
 struct ClientCounters {
@@ -95,6 +101,18 @@ struct ClientCounters {
 };
 
 class Channel;
+
+// A reply that is to come, and the number of its query.
+class PendingReply : public std::future<Result<InferReply>> {
+ public:
+  PendingReply() = default;
+  PendingReply(std::future<Result<InferReply>> reply, uint64_t id)
+      : std::future<Result<InferReply>>(std::move(reply)), id_(id) {}
+  uint64_t id() const { return id_; }
+
+ private:
+  uint64_t id_ = 0;
+};
 
 class Client {
  public:
@@ -111,10 +129,20 @@ class Client {
 
   // `done` is called exactly once: on the background thread, or by this call where the request is refused locally. So
   // is a query that is larger than the server said it takes (Models and Health bring its limits, as did Connect):
-  // sending it would end the connection.
-  void SubmitAsync(InferRequest request, Callback done);
-  std::future<Result<InferReply>> Submit(InferRequest request);
+  // sending it would end the connection. Returns the query's id; 0: it was refused.
+  uint64_t SubmitAsync(InferRequest request, Callback done);
+  PendingReply Submit(InferRequest request);
   Result<InferReply> Infer(InferRequest request);
+
+  // Takes a query back, or all. Never waits, may be called from a callback, and does nothing to a query that has its
+  // reply, was cancelled before, or is none of ours. One that was not sent yet is answered CANCELLED by this client.
+  void Cancel(uint64_t id);
+  void CancelAll();
+
+  // Memory of at least `bytes` that is shared with the server; queries through this client can name tensors in it and
+  // let their outputs be written to it. Blocks for a round trip. UNAVAILABLE: the server gives no leases, is on another
+  // machine, or serves another user; OVERLOADED, INVALID_ARGUMENT: its limits.
+  Result<LeasedMemory> Lease(size_t bytes);
 
   // Blocking round trips; a reply that is not OK becomes an error.
   Result<std::vector<protocol::ModelDescription>> Models();

@@ -1,5 +1,7 @@
 #include "client/commands.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <charconv>
 #include <chrono>
@@ -10,6 +12,9 @@
 
 namespace abacus {
 namespace {
+
+std::atomic<bool> g_stop{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
 
 template <class T>
 bool ParseNumber(std::string_view text, T* number) {
@@ -28,6 +33,15 @@ bool ParseShape(std::string_view text, Shape* shape) {
 }
 
 }  // namespace
+
+const std::atomic<bool>& StopOnSignal() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { g_stop.store(true); };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  return g_stop;
+}
 
 Result<std::unique_ptr<Client>> ConnectTo(const CommonOptions& common) {
   ClientOptions options;

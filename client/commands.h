@@ -4,6 +4,7 @@
 #ifndef ABACUS_CLIENT_COMMANDS_H_
 #define ABACUS_CLIENT_COMMANDS_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -36,7 +37,9 @@ struct LoadCommandOptions {
   LoadOptions load;
   uint64_t duration_ns = 10'000'000'000;  // becomes load.seconds
   std::vector<std::string> services;
+  std::string trace;  // path of an arrival trace, which takes the place of rate, duration and services
   std::string out;
+  bool lease = false;  // payloads lie in memory shared with the server
 };
 
 // Each returns the exit code.
@@ -44,6 +47,9 @@ int RunInferCommand(const CommonOptions& common, const InferCommandOptions& opti
 int RunLoadCommand(const CommonOptions& common, const LoadCommandOptions& options);
 int RunModelsCommand(const CommonOptions& common);
 int RunHealthCommand(const CommonOptions& common);
+
+// From here on the first Ctrl-C or SIGTERM sets the flag that this returns, and the second one kills as usual.
+const std::atomic<bool>& StopOnSignal();
 
 Result<std::unique_ptr<Client>> ConnectTo(const CommonOptions& common);
 // Prints an error in the chosen form; returns the exit code.

@@ -10,9 +10,11 @@
 #include <condition_variable>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -22,6 +24,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kMaxArrivals = 50e6;
+constexpr uint64_t kPayloadStream = 0x9e3779b97f4a7c15u;       // of a seed, apart from its stream of arrivals
+constexpr int64_t kMostParts = 64;                             // rows of a query, in largest batches (docs/protocol.md)
 constexpr auto kLongestSleep = std::chrono::milliseconds(50);  // between two looks at the stop flag
 
 // Uniform numbers that are the same on every machine; the distributions of <random> are not.
@@ -127,50 +131,72 @@ Result<Tensor> RandomTensor(const protocol::TensorDescription& input, int64_t ba
   return Tensor::Own(input.name, input.dtype, shape, std::move(bytes));
 }
 
-Status CheckSizes(const LoadService& service, std::string_view what, const std::vector<int64_t>& asked,
-                  const std::vector<int64_t>& buckets, bool exactly) {
+Result<const protocol::ModelDescription*> FindModel(const std::vector<protocol::ModelDescription>& models,
+                                                    const std::string& name) {
+  const auto model = std::find_if(models.begin(), models.end(), [&](const auto& m) { return m.name == name; });
+  if (model != models.end()) return &*model;
+  std::string known;
+  for (const auto& m : models) known += (known.empty() ? "" : ", ") + m.name;
+  return Error(StatusCode::kUnknownModel, "no model '" + name + "'; the server has " + known);
+}
+
+// `most`: the largest size that is taken.
+Status CheckSizes(const std::string& service, std::string_view what, std::span<const int64_t> asked,
+                  const std::vector<int64_t>& buckets, bool exactly, int64_t most) {
   for (int64_t size : asked) {
     if (exactly && std::find(buckets.begin(), buckets.end(), size) == buckets.end()) {
       return Status(StatusCode::kInvalidArgument,
-                    "service '" + service.name + "': " + std::string(what) + " " + std::to_string(size) +
+                    "service '" + service + "': " + std::string(what) + " " + std::to_string(size) +
                         " is no bucket, and the model takes only those: padding changes its outputs");
     }
-    const int64_t largest = buckets.empty() ? 0 : *std::max_element(buckets.begin(), buckets.end());
-    if (size >= 1 && size <= largest) continue;
+    if (size >= 1 && size <= most) continue;
     return Status(StatusCode::kInvalidArgument,
-                  "service '" + service.name + "': " + std::string(what) + " " + std::to_string(size) +
+                  "service '" + service + "': " + std::string(what) + " " + std::to_string(size) +
                       (buckets.empty() ? ": the model has no sequence dimension"
-                                       : " is not between 1 and " + std::to_string(largest)));
+                                       : " is not between 1 and " + std::to_string(most)));
   }
   return Status::Ok();
 }
 
-// Appends the choices of one service to the plan.
+int64_t LargestOf(const std::vector<int64_t>& buckets) {
+  return buckets.empty() ? 0 : *std::max_element(buckets.begin(), buckets.end());
+}
+
+// Appends queries of this size to what the plan can send, as those of its last service.
+Status AddChoice(const protocol::ModelDescription& model, int64_t batch, int64_t sequence, Random& random,
+                 LoadPlan* plan) {
+  LoadChoice choice{static_cast<uint32_t>(plan->services.size() - 1), batch, sequence, {}};
+  choice.request.model = model.name;
+  choice.request.qos_us = plan->options.qos_us;
+  if (!plan->options.payload) {
+    choice.request.synthetic = {static_cast<uint32_t>(batch), static_cast<uint32_t>(sequence)};
+  } else {
+    for (const auto& input : model.inputs) {
+      auto tensor = RandomTensor(input, batch, sequence, random);
+      if (!tensor) return tensor.error().WithContext("service '" + model.name + "'");
+      choice.request.inputs.push_back(std::move(*tensor));
+    }
+  }
+  plan->choices.push_back(std::move(choice));
+  return Status::Ok();
+}
+
+void AddService(const protocol::ModelDescription& model, LoadPlan* plan) {
+  plan->services.push_back({model.name, plan->options.qos_us != 0 ? plan->options.qos_us : model.qos_us});
+}
+
+// Appends one service and its choices to the plan.
 Status AddService(const protocol::ModelDescription& model, const LoadService& service, Random& random, LoadPlan* plan) {
-  ABACUS_RETURN_IF_ERROR(CheckSizes(service, "batch", service.batches, model.batch_sizes, !model.batchable));
-  ABACUS_RETURN_IF_ERROR(
-      CheckSizes(service, "seq", service.sequences, model.sequence_lengths, model.sequence_padding == "exact"));
+  ABACUS_RETURN_IF_ERROR(CheckSizes(service.name, "batch", service.batches, model.batch_sizes, !model.batchable,
+                                    LargestOf(model.batch_sizes)));
+  ABACUS_RETURN_IF_ERROR(CheckSizes(service.name, "seq", service.sequences, model.sequence_lengths,
+                                    model.sequence_padding == "exact", LargestOf(model.sequence_lengths)));
   const auto& batches = service.batches.empty() ? model.batch_sizes : service.batches;
   auto sequences = service.sequences.empty() ? model.sequence_lengths : service.sequences;
   if (sequences.empty()) sequences = {0};
-  const auto index = static_cast<uint32_t>(plan->services.size());
-  plan->services.push_back({model.name, plan->options.qos_us != 0 ? plan->options.qos_us : model.qos_us});
+  AddService(model, plan);
   for (int64_t batch : batches) {
-    for (int64_t sequence : sequences) {
-      LoadChoice choice{index, batch, sequence, {}};
-      choice.request.model = model.name;
-      choice.request.qos_us = plan->options.qos_us;
-      if (!plan->options.payload) {
-        choice.request.synthetic = {static_cast<uint32_t>(batch), static_cast<uint32_t>(sequence)};
-      } else {
-        for (const auto& input : model.inputs) {
-          auto tensor = RandomTensor(input, batch, sequence, random);
-          if (!tensor) return tensor.error().WithContext("service '" + model.name + "'");
-          choice.request.inputs.push_back(std::move(*tensor));
-        }
-      }
-      plan->choices.push_back(std::move(choice));
-    }
+    for (int64_t sequence : sequences) ABACUS_RETURN_IF_ERROR(AddChoice(model, batch, sequence, random, plan));
   }
   return Status::Ok();
 }
@@ -290,20 +316,63 @@ Result<LoadPlan> PlanLoad(const std::vector<protocol::ModelDescription>& models,
   if (services.empty()) return Error(StatusCode::kUnknownModel, "the server has no models");
   LoadPlan plan;
   plan.options = options;
-  Random payload_random(options.seed ^ 0x9e3779b97f4a7c15u);  // apart from the stream of the arrivals
+  Random payload_random(options.seed ^ kPayloadStream);
   std::vector<double> weights;
   for (const LoadService& service : services) {
-    const auto model =
-        std::find_if(models.begin(), models.end(), [&](const auto& m) { return m.name == service.name; });
-    if (model == models.end()) {
-      std::string known;
-      for (const auto& m : models) known += (known.empty() ? "" : ", ") + m.name;
-      return Error(StatusCode::kUnknownModel, "no model '" + service.name + "'; the server has " + known);
-    }
-    ABACUS_RETURN_IF_ERROR(AddService(*model, service, payload_random, &plan));
+    const auto model = FindModel(models, service.name);
+    if (!model) return Error(model.error());
+    ABACUS_RETURN_IF_ERROR(AddService(**model, service, payload_random, &plan));
     weights.push_back(service.weight);
   }
   DrawArrivals(weights, &plan);
+  return plan;
+}
+
+Result<LoadPlan> PlanTrace(const std::vector<protocol::ModelDescription>& models, const ArrivalTrace& trace,
+                           const LoadOptions& options) {
+  LoadPlan plan;
+  plan.options = options;
+  plan.options.seconds = trace.seconds();
+  plan.options.rate_per_s =
+      static_cast<double>(trace.arrivals.size()) / std::max(plan.options.seconds, 1e-9);  // for the report
+  // Queries of one size share their payload.
+  using Size = std::pair<int64_t, int64_t>;
+  std::vector<std::map<Size, uint32_t>> choice_of(trace.services.size());
+  const auto size_of = [](const TraceArrival& arrival, const protocol::ModelDescription& model) {
+    const bool longest = arrival.sequence == 0;
+    return Size(arrival.rows, longest ? LargestOf(model.sequence_lengths) : int64_t{arrival.sequence});
+  };
+  std::vector<const protocol::ModelDescription*> model_of;
+  for (const std::string& name : trace.services) {
+    const auto model = FindModel(models, name);
+    if (!model) return Error(model.error().WithContext("the trace"));
+    model_of.push_back(*model);
+  }
+  for (const TraceArrival& arrival : trace.arrivals) {
+    choice_of[arrival.service].try_emplace(size_of(arrival, *model_of[arrival.service]), 0);
+  }
+  Random random(options.seed ^ kPayloadStream);
+  for (size_t s = 0; s < model_of.size(); ++s) {
+    const protocol::ModelDescription& model = *model_of[s];
+    AddService(model, &plan);
+    const int64_t most_rows = LargestOf(model.batch_sizes) * (model.batchable ? kMostParts : 1);
+    for (auto& [size, index] : choice_of[s]) {
+      const auto [rows, sequence] = size;
+      ABACUS_RETURN_IF_ERROR(CheckSizes(model.name, "rows", {&rows, 1}, model.batch_sizes, !model.batchable, most_rows)
+                                 .WithContext("the trace"));
+      if (sequence != 0) {
+        ABACUS_RETURN_IF_ERROR(CheckSizes(model.name, "sequence", {&sequence, 1}, model.sequence_lengths,
+                                          model.sequence_padding == "exact", LargestOf(model.sequence_lengths))
+                                   .WithContext("the trace"));
+      }
+      index = static_cast<uint32_t>(plan.choices.size());
+      ABACUS_RETURN_IF_ERROR(AddChoice(model, rows, sequence, random, &plan));
+    }
+  }
+  for (const TraceArrival& arrival : trace.arrivals) {
+    const Size size = size_of(arrival, *model_of[arrival.service]);
+    plan.arrivals.push_back({arrival.at_ns, choice_of[arrival.service].at(size)});
+  }
   return plan;
 }
 
@@ -352,7 +421,10 @@ LoadOutcome RunLoad(Client& client, const LoadPlan& plan, const std::atomic<bool
   LoadOutcome outcome;
   {
     std::unique_lock lock(run.mutex);  // the client completes every query within its time limit
-    run.changed.wait(lock, [&] { return run.done == run.sent; });
+    bool cancelled = false;
+    while (!run.changed.wait_for(lock, kLongestSleep, [&] { return run.done == run.sent; })) {
+      if (stop && !std::exchange(cancelled, true)) client.CancelAll();
+    }
     outcome.duration_s = elapsed_s();
     run.finished = true;
   }

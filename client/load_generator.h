@@ -1,12 +1,12 @@
 // Open-loop load: queries are sent at times drawn before the run, whatever the server does.
 //
 // PlanLoad draws Poisson arrivals, their services and buckets, and payloads from the seed: the same models, services
-// and options give the same plan on every machine. RunLoad sends it through one Client and records what became of every
-// query. A query's latency runs from the moment it was handed to the client until its reply was seen; how late the
-// sending itself was is recorded apart.
+// and options give the same plan on every machine. PlanTrace takes arrivals from a file. RunLoad sends a plan through
+// one Client and records what became of every query. A query's latency runs from the moment it was handed to the client
+// until its reply was seen; how late the sending itself was is recorded apart.
 //
-// Thread rule: PlanLoad is a pure function. RunLoad sends from the calling thread; records are filled in by that thread
-// and by the client's callbacks, and are complete when it returns.
+// Thread rule: PlanLoad and PlanTrace are pure functions. RunLoad sends from the calling thread; records are filled in
+// by that thread and by the client's callbacks, and are complete when it returns.
 #ifndef ABACUS_CLIENT_LOAD_GENERATOR_H_
 #define ABACUS_CLIENT_LOAD_GENERATOR_H_
 
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "client/arrival_trace.h"
 #include "client/client.h"
 #include "client/protocol.h"
 
@@ -72,6 +73,11 @@ struct LoadPlan {
 Result<LoadPlan> PlanLoad(const std::vector<protocol::ModelDescription>& models, std::vector<LoadService> services,
                           const LoadOptions& options);
 
+// The arrivals of a trace; of the options, seed, payload and target count. A query without a length has the longest of
+// its model. Errors name the service and what does not fit its model.
+Result<LoadPlan> PlanTrace(const std::vector<protocol::ModelDescription>& models, const ArrivalTrace& trace,
+                           const LoadOptions& options);
+
 // What became of one arrival.
 struct LoadRecord {
   uint32_t service = 0;
@@ -97,8 +103,9 @@ struct LoadProgress {
   uint64_t violations = 0;  // OK but late, rejected or lost
 };
 
-// Sends the plan until its end or until `stop` is set, then waits for the replies to what was sent: no longer than the
-// client's receive_timeout. `progress` is called about once a second on a thread of its own; it may be empty.
+// Sends the plan until its end, then waits for the replies to what was sent: no longer than the client's
+// receive_timeout. `stop` ends the sending and cancels what is in flight. `progress` is called about once a second on a
+// thread of its own; it may be empty.
 LoadOutcome RunLoad(Client& client, const LoadPlan& plan, const std::atomic<bool>& stop,
                     const std::function<void(const LoadProgress&)>& progress);
 

@@ -26,6 +26,7 @@ LoadFigures FiguresOf(std::string name, uint64_t qos_us, const LoadPlan& plan, c
       continue;
     }
     ++figures.replies[status];
+    if (record.status == StatusCode::kCancelled) continue;  // by us, when the run was interrupted
     if (record.status != StatusCode::kOk) {
       ++figures.rejected;
       continue;

@@ -1,8 +1,9 @@
 // LoadReport: the figures of one load run, as numbers, JSON and a table.
 //
 // Terms: a query is OK when the server answered OK; late when it was OK after its latency target; rejected when the
-// server answered with an error; lost when it has no answer. Goodput counts OK queries that were not late, throughput
-// all OK queries, both per second of the run's duration. Latencies are those of OK queries.
+// server answered with an error; lost when it has no answer. One that was cancelled, since the run was interrupted, is
+// none of these. Goodput counts OK queries that were not late, throughput all OK queries, both per second of the run's
+// duration. Latencies are those of OK queries.
 //
 // Thread rule: pure functions and plain values. Units: `_us` microseconds.
 #ifndef ABACUS_CLIENT_LOAD_REPORT_H_

@@ -67,19 +67,28 @@ void AddInferCommand(CLI::App& app, const CommonOptions& common, int* exit_code)
 void AddLoadCommand(CLI::App& app, const CommonOptions& common, int* exit_code) {
   auto options = std::make_shared<LoadCommandOptions>();
   CLI::App* command = app.add_subcommand("load", "Send queries at random times, whatever the server does, and report");
-  command->add_option("--rate", options->load.rate_per_s, "queries per second, all services together")
-      ->required()
+  CLI::App* arrivals = command->add_option_group("arrivals", "When to send what");
+  arrivals->add_option("--rate", options->load.rate_per_s, "queries per second, all services together")
       ->check(CLI::PositiveNumber);
+  arrivals->add_option(
+      "--trace", options->trace,
+      "CSV file of arrivals, at_s,service[,rows[,sequence]]: instead of --rate, --duration, --service");
+  arrivals->require_option(1);
   AddDuration(*command, {"--duration", "--seconds", "s", kMs, 1'000 * kHour, 1}, "how long to send (default: 10s)",
               &options->duration_ns);
   command->add_option("--service", options->services,
                       "NAME[:weight=W][:batch=1,2,4][:seq=8,16]; repeat for a mix; default: all models, all buckets");
   command->add_flag("--payload,!--no-payload", options->load.payload,
                     "send random tensors (default), or synthetic queries without tensors");
+  command->add_flag("--lease", options->lease,
+                    "payloads lie in memory shared with a server on this machine: queries send none of their bytes");
   AddDuration(*command, kQos, "latency target (default: each service's own)", &options->load.qos_us);
   command->add_option("--seed", options->load.seed, "of arrivals, mix and payloads")->capture_default_str();
   command->add_option("--out", options->out, "also write the report as JSON to this file");
-  command->callback([options, &common, exit_code] {
+  command->callback([options, command, &common, exit_code] {
+    for (const char* drawn : {"--duration", "--seconds", "--service"}) {
+      if (!options->trace.empty() && command->count(drawn) > 0) throw CLI::ExcludesError("--trace", drawn);
+    }
     options->load.seconds = static_cast<double>(options->duration_ns) / 1e9;
     *exit_code = RunLoadCommand(common, *options);
   });

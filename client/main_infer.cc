@@ -1,10 +1,12 @@
 // abacus-client infer: one query, or the same one several times.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "client/commands.h"
@@ -95,16 +97,29 @@ Result<InferRequest> MakeRequest(const InferCommandOptions& options) {
   return request;
 }
 
+// The reply; `stop` cancels the query.
+Result<InferReply> InferUntil(Client& client, const InferRequest& request, const std::atomic<bool>& stop) {
+  constexpr auto kLook = std::chrono::milliseconds(20);
+  PendingReply reply = client.Submit(request);
+  bool cancelled = false;
+  while (reply.wait_for(kLook) != std::future_status::ready) {
+    if (stop && !std::exchange(cancelled, true)) client.Cancel(reply.id());
+  }
+  return reply.get();
+}
+
 // Returns whether all replies were OK; an error where a query got none, or a file could not be written.
 Result<bool> Infer(const CommonOptions& common, const InferCommandOptions& options) {
   const auto request = MakeRequest(options);
   if (!request) return Error(request.error());
   const auto client = ConnectTo(common);
   if (!client) return Error(client.error());
+  const std::atomic<bool>& stop = StopOnSignal();
   bool all_ok = true;
   for (uint64_t i = 0; i < options.repeat; ++i) {
+    if (stop) return false;
     const auto start = std::chrono::steady_clock::now();
-    const auto reply = (*client)->Infer(*request);
+    const auto reply = InferUntil(**client, *request, stop);
     if (!reply) return Error(reply.error());
     const double latency_us =
         std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();

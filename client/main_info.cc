@@ -112,6 +112,7 @@ int RunHealthCommand(const CommonOptions& common) {
     Print({{"ready", health->ready},
            {"max_frame_bytes", health->max_frame_bytes},
            {"max_message_bytes", health->max_message_bytes},
+           {"lease", health->lease},
            {"services", std::move(list)}});
   }
   return health->ready ? 0 : 1;

@@ -1,12 +1,12 @@
-// abacus-client load: open-loop Poisson load on one or several services.
-#include <signal.h>
-
-#include <atomic>
+// abacus-client load: open-loop load on one or several services, Poisson or of a trace.
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "client/arrival_trace.h"
 #include "client/commands.h"
 #include "client/load_generator.h"
 #include "client/load_report.h"
@@ -14,16 +14,29 @@
 namespace abacus {
 namespace {
 
-std::atomic<bool> g_stop{false};
-static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
+constexpr uint64_t kLeaseAlignBytes = 64;  // of payloads
 
-// The first Ctrl-C ends the sending; the second one kills as usual.
-void StopOnSignal() {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { g_stop.store(true); };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+// Moves the payloads of all choices to one lease, so that queries name them instead of sending them.
+Status MoveToLease(Client& client, LoadPlan* plan) {
+  const auto padded = [](size_t bytes) { return (bytes + kLeaseAlignBytes - 1) / kLeaseAlignBytes * kLeaseAlignBytes; };
+  uint64_t total_bytes = 0;
+  for (const LoadChoice& choice : plan->choices) {
+    for (const Tensor& tensor : choice.request.inputs) total_bytes += padded(tensor.bytes.size());
+  }
+  if (total_bytes == 0) return Status(StatusCode::kInvalidArgument, "there are no payloads to lease memory for");
+  const auto memory = client.Lease(total_bytes);
+  if (!memory) return memory.error();
+  uint64_t offset = 0;
+  for (LoadChoice& choice : plan->choices) {
+    for (Tensor& tensor : choice.request.inputs) {
+      auto leased = memory->At(tensor.name, tensor.dtype, tensor.shape, offset);
+      if (!leased) return leased.error();
+      std::copy(tensor.bytes.begin(), tensor.bytes.end(), memory->bytes().begin() + static_cast<ptrdiff_t>(offset));
+      offset += padded(tensor.bytes.size());
+      tensor = std::move(*leased);
+    }
+  }
+  return Status::Ok();
 }
 
 std::function<void(const LoadProgress&)> ProgressPrinter() {
@@ -44,23 +57,43 @@ Status Write(const std::string& path, const std::string& text) {
   return out ? Status::Ok() : Status(StatusCode::kUnavailable, "cannot write " + path);
 }
 
-// Returns the number of lost queries.
-Result<uint64_t> Load(const CommonOptions& common, const LoadCommandOptions& options) {
+// What to send, to a server with these models.
+using Planner = std::function<Result<LoadPlan>(const std::vector<protocol::ModelDescription>&)>;
+
+// Reads what the options name before anything is connected.
+Result<Planner> MakePlanner(const LoadCommandOptions& options) {
+  if (!options.trace.empty()) {
+    auto trace = ReadArrivalTrace(options.trace);
+    if (!trace) return Error(trace.error().WithContext("--trace"));
+    return [trace = std::move(*trace), &options](const auto& models) { return PlanTrace(models, trace, options.load); };
+  }
   std::vector<LoadService> services;
   for (const std::string& text : options.services) {
     auto service = ParseLoadService(text);
     if (!service) return Error(service.error().WithContext("--service"));
     services.push_back(std::move(*service));
   }
+  return [services = std::move(services), &options](const auto& models) {
+    return PlanLoad(models, services, options.load);
+  };
+}
+
+// Returns the number of lost queries.
+Result<uint64_t> Load(const CommonOptions& common, const LoadCommandOptions& options) {
+  const auto planner = MakePlanner(options);
+  if (!planner) return Error(planner.error());
   const auto client = ConnectTo(common);
   if (!client) return Error(client.error());
   const auto models = (*client)->Models();
   if (!models) return Error(models.error());
-  const auto plan = PlanLoad(*models, std::move(services), options.load);
+  auto plan = (*planner)(*models);
   if (!plan) return Error(plan.error());
 
-  StopOnSignal();
-  const LoadReport report = MakeReport(*plan, RunLoad(**client, *plan, g_stop, ProgressPrinter()));
+  if (options.lease) {
+    if (const Status moved = MoveToLease(**client, &*plan); !moved.ok()) return Error(moved.WithContext("--lease"));
+  }
+
+  const LoadReport report = MakeReport(*plan, RunLoad(**client, *plan, StopOnSignal(), ProgressPrinter()));
   const std::string json = ToJson(report);
   std::puts(common.json ? json.c_str() : ToTable(report).c_str());
   if (!options.out.empty()) ABACUS_RETURN_IF_ERROR(Write(options.out, json));

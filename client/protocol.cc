@@ -1,17 +1,16 @@
 #include "client/protocol.h"
 
 #include <array>
-#include <bit>
-#include <msgpack.hpp>
 #include <optional>
 #include <utility>
 
 #include "client/header_reader.h"
+#include "client/header_writer.h"
 
 namespace abacus::protocol {
 namespace {
 
-constexpr std::array<std::string_view, 3> kRequestTypeNames = {"infer", "models", "health"};
+constexpr std::array<std::string_view, 4> kRequestTypeNames = {"infer", "models", "health", "cancel"};
 constexpr auto kDTypeNames = [] {
   std::array<std::string_view, kDTypes.size()> names;
   for (size_t i = 0; i < names.size(); ++i) names[i] = kDTypes[i].name;
@@ -54,11 +53,33 @@ bool Checked(HeaderReader& reader, const Path& path, T*) {
 
 using R = HeaderReader;
 
-constexpr auto kTensorFields = std::to_array<Field<TensorHeader>>({
+bool ReadOffset(HeaderReader& reader, const Path& path, TensorHeader* out) {
+  return reader.Uint64(path, &out->offset.emplace());
+}
+constexpr auto kInputFields = std::to_array<Field<TensorHeader>>({
     {"name", true, Into<&TensorHeader::name, &R::Name>},
     {"dtype", true, IntoEnum<&TensorHeader::dtype, kDTypeNames>},
     {"shape", true, Into<&TensorHeader::shape, &R::TensorShape>},
+    {"region", false, Into<&TensorHeader::region, &R::Uint64>},
+    {"offset", false, ReadOffset},
 });
+constexpr auto kOutputFields = std::to_array<Field<TensorHeader>>({
+    {"name", true, Into<&TensorHeader::name, &R::Name>},
+    {"dtype", true, IntoEnum<&TensorHeader::dtype, kDTypeNames>},
+    {"shape", true, Into<&TensorHeader::shape, &R::TensorShape>},
+    {"offset", false, ReadOffset},
+});
+
+bool ReadInput(HeaderReader& reader, const Path& path, TensorHeader* out) {
+  if (!reader.Map(path, kInputFields, out)) return false;
+  const bool placed = out->region != 0;
+  if (placed == out->offset.has_value()) return true;
+  return reader.Fail({&path, placed ? "offset" : "region"}, "is missing: a place in a region has both");
+}
+bool ReadInputs(HeaderReader& reader, const Path& path, Request* out) {
+  return reader.Array(path, kMaxTensors, &out->inputs,
+                      [&](const Path& child, TensorHeader* entry) { return ReadInput(reader, child, entry); });
+}
 
 bool ReadBatch(HeaderReader& reader, const Path& path, Request* out) {
   if (!reader.Uint32(path, &out->batch)) return false;
@@ -79,7 +100,10 @@ constexpr auto kRequestFields = std::to_array<Field<Request>>({
     {"id", true, Into<&Request::id, &R::Uint64>},
     {"model", false, Into<&Request::model, &R::Name>},
     {"qos_us", false, Into<&Request::qos_us, &R::Uint64>},
-    {"inputs", false, IntoMaps<&Request::inputs, kTensorFields, kMaxTensors>},
+    {"inputs", false, ReadInputs},
+    {"outputs_region", false, Into<&Request::outputs_region, &R::Uint64>},
+    {"outputs_offset", false, Into<&Request::outputs_offset, &R::Uint64>},
+    {"outputs_bytes", false, Into<&Request::outputs_bytes, &R::Uint64>},
     {"synthetic", false, ReadSynthetic},
 });
 
@@ -139,7 +163,7 @@ constexpr auto kReplyFields = std::to_array<Field<Reply>>({
     {"message", false, Into<&Reply::message, &R::Text>},
     {"field", false, Into<&Reply::field, &R::Text>},
     {"model", false, Into<&Reply::model, &R::Name>},
-    {"outputs", false, IntoMaps<&Reply::outputs, kTensorFields, kMaxTensors>},
+    {"outputs", false, IntoMaps<&Reply::outputs, kOutputFields, kMaxTensors>},
     {"timing", false, ReadTiming},
     {"digest", false, Into<&Reply::digest, &R::Name>},
     {"models", false, IntoMaps<&Reply::models, kModelFields, kMaxServices>},
@@ -147,6 +171,7 @@ constexpr auto kReplyFields = std::to_array<Field<Reply>>({
     {"services", false, IntoMaps<&Reply::services, kServiceFields, kMaxServices>},
     {"max_frame_bytes", false, Into<&Reply::max_frame_bytes, &R::Uint64>},
     {"max_message_bytes", false, Into<&Reply::max_message_bytes, &R::Uint64>},
+    {"lease", false, Into<&Reply::lease, &R::Text>},
 });
 
 // To default values; vectors and strings keep their capacity.
@@ -156,6 +181,9 @@ void Reset(Request* out) {
   out->model.clear();
   out->qos_us = 0;
   out->inputs.clear();
+  out->outputs_region = 0;
+  out->outputs_offset = 0;
+  out->outputs_bytes = 0;
   out->synthetic = false;
   out->batch = 0;
   out->sequence = 0;
@@ -174,6 +202,7 @@ void Reset(Reply* out) {
   out->services.clear();
   out->max_frame_bytes = 0;
   out->max_message_bytes = 0;
+  out->lease.clear();
 }
 
 bool CheckVersion(std::span<const Value> values, HeaderReader& reader) {
@@ -211,79 +240,17 @@ tl::expected<void, DecodeError> Decode(std::span<const std::byte> bytes, size_t 
 
 // Encoding.
 
-struct StringSink {
-  std::string* out;
-  void write(const char* data, size_t size) { out->append(data, size); }
-};
-
-// Appends msgpack to a string.
-class Writer {
- public:
-  explicit Writer(std::string* out) : out_(out), sink_{out}, packer_(sink_) {}
-
-  // Calls body(), whose Key() calls are the map's entries: at most 15, so that the count fits the first byte.
-  template <class Body>
-  void Map(Body body) {
-    const size_t first_byte = out_->size();
-    const uint32_t outer_keys = std::exchange(keys_, 0);
-    packer_.pack_map(0);
-    body();
-    (*out_)[first_byte] = static_cast<char>(0x80 | keys_);
-    keys_ = outer_keys;
-  }
-  Writer& Key(std::string_view key) {
-    ++keys_;
-    String(key);
-    return *this;
-  }
-  template <class Range, class WriteOne>
-  void Array(const Range& range, WriteOne write_one) {
-    packer_.pack_array(static_cast<uint32_t>(range.size()));
-    for (const auto& entry : range) write_one(entry);
-  }
-  void Unsigned(uint64_t number) { packer_.pack_uint64(number); }
-  void Signed(int64_t number) { packer_.pack_int64(number); }
-  // Always as a float of 64 bits: the packer makes integers of whole numbers.
-  void Real(double number) {
-    out_->push_back('\xcb');
-    for (int shift = 56; shift >= 0; shift -= 8) {
-      out_->push_back(static_cast<char>(std::bit_cast<uint64_t>(number) >> shift));
-    }
-  }
-  void True() { packer_.pack_true(); }
-  void False() { packer_.pack_false(); }
-  void String(std::string_view text) {
-    packer_.pack_str(static_cast<uint32_t>(text.size()));
-    packer_.pack_str_body(text.data(), static_cast<uint32_t>(text.size()));
-  }
-  // Optional entries: left out when empty or zero.
-  void MaybeUnsigned(std::string_view key, uint64_t number) {
-    if (number != 0) Key(key).Unsigned(number);
-  }
-  void MaybeString(std::string_view key, std::string_view text) {
-    if (!text.empty()) Key(key).String(text);
-  }
-  template <class Range, class WriteOne>
-  void MaybeArray(std::string_view key, const Range& range, WriteOne write_one) {
-    if (!range.empty()) Key(key).Array(range, write_one);
-  }
-
- private:
-  std::string* out_;
-  StringSink sink_;
-  msgpack::packer<StringSink> packer_;
-  uint32_t keys_ = 0;  // of the map being written
-};
-
-void Write(Writer& w, const TensorHeader& tensor) {
+void Write(HeaderWriter& w, const TensorHeader& tensor) {
   w.Map([&] {
     w.Key("name").String(tensor.name);
     w.Key("dtype").String(DTypeName(tensor.dtype));
     w.Key("shape").Array(tensor.shape.dims(), [&](int64_t dim) { w.Signed(dim); });
+    w.MaybeUnsigned("region", tensor.region);
+    if (tensor.offset) w.Key("offset").Unsigned(*tensor.offset);  // 0 is one, too
   });
 }
 
-void Write(Writer& w, const Timing& timing) {
+void Write(HeaderWriter& w, const Timing& timing) {
   w.Map([&] {
     w.MaybeUnsigned("queued_us", timing.queued_us);
     w.MaybeUnsigned("executed_us", timing.executed_us);
@@ -293,7 +260,7 @@ void Write(Writer& w, const Timing& timing) {
   });
 }
 
-void Write(Writer& w, const TensorDescription& tensor) {
+void Write(HeaderWriter& w, const TensorDescription& tensor) {
   w.Map([&] {
     w.Key("name").String(tensor.name);
     w.Key("dtype").String(DTypeName(tensor.dtype));
@@ -308,7 +275,7 @@ void Write(Writer& w, const TensorDescription& tensor) {
   });
 }
 
-void Write(Writer& w, const ModelDescription& model) {
+void Write(HeaderWriter& w, const ModelDescription& model) {
   const auto write_tensor = [&](const TensorDescription& tensor) { Write(w, tensor); };
   const auto write_size = [&](int64_t size) { w.Signed(size); };
   w.Map([&] {
@@ -324,7 +291,7 @@ void Write(Writer& w, const ModelDescription& model) {
   });
 }
 
-void Write(Writer& w, const ServiceHealth& service) {
+void Write(HeaderWriter& w, const ServiceHealth& service) {
   w.Map([&] {
     w.Key("name").String(service.name);
     w.Key("state").String(service.state);
@@ -339,7 +306,7 @@ void Write(Writer& w, const ServiceHealth& service) {
 
 void EncodeRequest(const Request& request, std::string* out) {
   out->clear();
-  Writer w(out);
+  HeaderWriter w(out);
   w.Map([&] {
     w.Key("v").Unsigned(kVersion);
     w.Key("type").String(kRequestTypeNames[static_cast<size_t>(request.type)]);
@@ -347,6 +314,9 @@ void EncodeRequest(const Request& request, std::string* out) {
     w.MaybeString("model", request.model);
     w.MaybeUnsigned("qos_us", request.qos_us);
     w.MaybeArray("inputs", request.inputs, [&](const TensorHeader& tensor) { Write(w, tensor); });
+    w.MaybeUnsigned("outputs_region", request.outputs_region);
+    w.MaybeUnsigned("outputs_offset", request.outputs_offset);
+    w.MaybeUnsigned("outputs_bytes", request.outputs_bytes);
     if (request.synthetic) {
       w.Key("synthetic").Map([&] {
         w.Key("batch").Unsigned(request.batch);
@@ -359,7 +329,7 @@ void EncodeRequest(const Request& request, std::string* out) {
 void EncodeReply(const Reply& reply, std::string* out) {
   const bool on_wire = static_cast<size_t>(reply.status) < kWireStatusCount;
   out->clear();
-  Writer w(out);
+  HeaderWriter w(out);
   w.Map([&] {
     w.Key("v").Unsigned(kVersion);
     w.Key("id").Unsigned(reply.id);
@@ -375,6 +345,7 @@ void EncodeReply(const Reply& reply, std::string* out) {
     w.MaybeArray("services", reply.services, [&](const ServiceHealth& service) { Write(w, service); });
     w.MaybeUnsigned("max_frame_bytes", reply.max_frame_bytes);
     w.MaybeUnsigned("max_message_bytes", reply.max_message_bytes);
+    w.MaybeString("lease", CleanText(reply.lease));
   });
 }
 
@@ -386,6 +357,10 @@ tl::expected<void, DecodeError> DecodeRequest(std::span<const std::byte> bytes, 
   };
   if (out->type == RequestType::kInfer && out->model.empty()) return fail("model", "is missing");
   if (out->synthetic && !out->inputs.empty()) return fail("inputs", "must be absent in a synthetic query");
+  if (out->synthetic && out->outputs_region != 0) return fail("outputs_region", "must be absent in a synthetic query");
+  if (out->outputs_region == 0 && (out->outputs_offset != 0 || out->outputs_bytes != 0)) {
+    return fail("outputs_region", "is missing: outputs_offset and outputs_bytes are a place in it");
+  }
   return decoded;
 }
 

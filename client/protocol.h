@@ -10,6 +10,7 @@
 #define ABACUS_CLIENT_PROTOCOL_H_
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,21 +31,32 @@ inline constexpr size_t kMaxDepth = 8;             // nesting of a header
 inline constexpr size_t kMaxEntries = 1024;        // of any array or map, unknown ones included
 inline constexpr size_t kMaxRequestValues = 1024;  // msgpack values in a request header: bounds the time to decode it
 
-enum class RequestType : uint8_t { kInfer = 0, kModels, kHealth };
+enum class RequestType : uint8_t { kInfer = 0, kModels, kHealth, kCancel };
 
+// A tensor: its bytes are a frame, or lie in a leased region (docs/protocol.md). Of a request `region` and `offset` are
+// both given or both not; of a reply only `offset`, in the region that the query named for its outputs.
 struct TensorHeader {
   std::string name;
   DType dtype = DType::kFloat32;
   Shape shape;
+  uint64_t region = 0;                            // 0: none
+  std::optional<uint64_t> offset = std::nullopt;  // bytes from the region's begin
+
+  bool has_frame() const { return !offset; }
   friend bool operator==(const TensorHeader&, const TensorHeader&) = default;
 };
 
 struct Request {
   RequestType type = RequestType::kInfer;
-  uint64_t id = 0;      // chosen by the client, unique among its queries in flight; comes back in the reply
+  // Chosen by the client, unique among its queries in flight; comes back in the reply. Of kCancel: the query to cancel.
+  uint64_t id = 0;
   std::string model;    // service name
   uint64_t qos_us = 0;  // latency target from arrival at the controller; 0: the service's default
   std::vector<TensorHeader> inputs;
+  // Where the outputs are written: [outputs_offset, outputs_offset + outputs_bytes) of a leased region. 0: into frames.
+  uint64_t outputs_region = 0;
+  uint64_t outputs_offset = 0;
+  uint64_t outputs_bytes = 0;
   // A synthetic query carries no tensors: the worker runs the bucket on its own stored input and the reply has no
   // outputs. For load tests without the cost of payloads.
   bool synthetic = false;
@@ -116,6 +128,7 @@ struct Reply {
   std::vector<ServiceHealth> services;
   uint64_t max_frame_bytes = 0;    // largest tensor that the server takes; 0: it does not say
   uint64_t max_message_bytes = 0;  // largest message, header and tensors together
+  std::string lease;               // path of the socket that leases regions; empty: there is none
   friend bool operator==(const Reply&, const Reply&) = default;
 };
 

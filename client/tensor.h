@@ -21,12 +21,16 @@
 
 namespace abacus {
 
+class LeasedRegion;
+
 struct Tensor {
   std::string name;
   DType dtype = DType::kFloat32;
   Shape shape;
   std::span<const std::byte> bytes;
   std::shared_ptr<const void> owner;
+  // Memory shared with the server (client/lease.h) that the bytes lie in: a query names them instead of sending them.
+  std::shared_ptr<LeasedRegion> region = nullptr;
 
   // Takes the bytes over.
   static Tensor Own(std::string name, DType dtype, const Shape& shape, std::vector<std::byte> bytes);

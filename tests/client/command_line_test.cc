@@ -3,14 +3,17 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "client/npy.h"
+#include "tests/client/fake_lease_server.h"
 #include "tests/client/fake_server.h"
 
 namespace abacus {
@@ -39,9 +42,9 @@ class CommandLine : public ::testing::Test {
   ~CommandLine() override { std::filesystem::remove_all(directory_); }
 
   std::string Path(const std::string& name) const { return (directory_ / name).string(); }
-  Output Run(const std::string& arguments, const std::string& address) const {
+  Output Run(const std::string& arguments, const std::string& address, const std::string& prefix = "") const {
     const std::string command =
-        std::string(ABACUS_BIN_DIR) + "/abacus-client --address " + address + " " + arguments + " 2>/dev/null";
+        prefix + ABACUS_BIN_DIR + "/abacus-client --address " + address + " " + arguments + " 2>/dev/null";
     FILE* pipe = popen(command.c_str(), "r");
     Output output;
     for (int c = std::getc(pipe); c != EOF; c = std::getc(pipe)) output.text += static_cast<char>(c);
@@ -49,9 +52,26 @@ class CommandLine : public ::testing::Test {
     return output;
   }
   Output Run(const std::string& arguments) const { return Run(arguments, server_.address()); }
+  // With a Ctrl-C after a second.
+  Output RunInterrupted(const std::string& arguments) const {
+    return Run(arguments, server_.address(), "timeout --foreground --preserve-status -s INT 1 ");
+  }
+  // Models that are answered only when they are cancelled.
+  void HoldAllQueries() {
+    hold_ = true;
+    server_.OnCancel([](FakeServer& self, const FakeServer::Incoming& cancel) {
+      protocol::Reply reply;
+      reply.status = StatusCode::kCancelled;
+      self.Reply(cancel, reply);
+    });
+  }
 
   const std::filesystem::path directory_;
-  FakeServer server_{[](FakeServer& self, const FakeServer::Incoming& query) {
+  std::atomic<bool> hold_{false};
+  FakeServer server_{[this](FakeServer& self, const FakeServer::Incoming& query) {
+    if (hold_) return;
+    const auto& inputs = query.header.inputs;
+    if (!inputs.empty() && !inputs[0].has_frame()) return self.Reply(query, {});  // OK, without outputs
     if (query.header.model == "m") return FakeServer::Echo(self, query);
     protocol::Reply reply;
     reply.status = StatusCode::kUnknownModel;
@@ -165,6 +185,63 @@ TEST_F(CommandLine, LoadReports) {
   EXPECT_TRUE(std::filesystem::exists(Path("load.json")));
   for (const auto& query : server_.queries()) EXPECT_EQ(query.header.inputs[0].shape, (Shape{2, 2}));
   EXPECT_THAT(Run("load --rate 50 --seconds 0.2 --no-payload").text, HasSubstr("goodput"));
+}
+
+TEST_F(CommandLine, LoadSendsWhatATraceSays) {
+  const auto write = [&](const std::string& text) {
+    std::ofstream(Path("trace.csv")) << text;
+    return Path("trace.csv");
+  };
+  const std::string trace = write("at_s,service,rows\n0,m,2\n0.01,m,\n0.02,m,2\n");
+  const Output output = Run("--json load --trace " + trace);
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_EQ(Json::parse(output.text)["total"]["replies"]["OK"], 3);
+  std::vector<int64_t> rows;
+  for (const auto& query : server_.queries()) rows.push_back(query.header.inputs[0].shape[0]);
+  EXPECT_THAT(rows, ::testing::ElementsAre(2, 1, 2));
+  // One of the two says when to send.
+  for (const char* more : {" --rate 5", " --duration 1s", " --seconds 1", " --service m"}) {
+    EXPECT_NE(Run("load --trace " + trace + more).exit_code, 0) << more;
+  }
+  EXPECT_NE(Run("load --seconds 0.1").exit_code, 0);
+  EXPECT_EQ(Run("load --trace " + write("at_s,service\n0,nobody\n")).exit_code, 1);
+}
+
+TEST_F(CommandLine, LoadFromLeasedMemorySendsNoPayload) {
+  const std::string load = "--json load --rate 200 --seconds 0.3 --lease";
+  EXPECT_EQ(Run(load).exit_code, 1) << "the server gives no leases";
+  FakeLeaseServer leases;
+  server_.SetLease(leases.path());
+  const Output output = Run(load);
+  EXPECT_EQ(output.exit_code, 0);
+  const Json json = Json::parse(output.text);
+  EXPECT_EQ(json["total"]["replies"]["OK"], json["planned"]);
+  ASSERT_FALSE(server_.queries().empty());
+  for (const auto& query : server_.queries()) {
+    EXPECT_TRUE(query.frames.empty());
+    EXPECT_FALSE(query.header.inputs.at(0).has_frame());
+  }
+  EXPECT_TRUE(leases.WaitForLeases(0));
+  EXPECT_EQ(Run(load + " --no-payload").exit_code, 1) << "there is nothing to lease memory for";
+}
+
+TEST_F(CommandLine, CtrlCCancelsTheQuery) {
+  HoldAllQueries();
+  const Output output = RunInterrupted("--json infer --model m --synthetic 1 --repeat 3");
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(Json::parse(output.text)["status"], "CANCELLED");
+  EXPECT_EQ(server_.queries().size(), 1u) << "and sends no other";
+  EXPECT_EQ(server_.cancels().size(), 1u);
+}
+
+TEST_F(CommandLine, CtrlCCancelsTheLoadInFlight) {
+  HoldAllQueries();
+  const Output output = RunInterrupted("--json load --rate 100 --seconds 60 --no-payload");
+  EXPECT_EQ(output.exit_code, 0);
+  const Json json = Json::parse(output.text);
+  EXPECT_EQ(json["total"]["replies"]["CANCELLED"], json["total"]["sent"]);
+  EXPECT_EQ(json["total"]["lost"], 0);
+  EXPECT_EQ(json["total"]["violations"]["rejected"], 0) << "they are nobody's fault";
 }
 
 }  // namespace

@@ -38,6 +38,21 @@ std::vector<FakeServer::Incoming> FakeServer::queries() const {
   return queries_;
 }
 
+void FakeServer::WaitForCancels(size_t count) {
+  std::unique_lock lock(mutex_);
+  arrived_.wait(lock, [&] { return cancels_.size() >= count; });
+}
+
+std::vector<uint64_t> FakeServer::cancels() const {
+  const std::lock_guard lock(mutex_);
+  return cancels_;
+}
+
+void FakeServer::SetLease(std::string path) {
+  const std::lock_guard lock(mutex_);
+  lease_ = std::move(path);
+}
+
 void FakeServer::SetModels(std::vector<protocol::ModelDescription> models) {
   const std::lock_guard lock(mutex_);
   models_ = std::move(models);
@@ -92,10 +107,18 @@ void FakeServer::Handle(Incoming incoming, const std::string& header) {
     arrived_.notify_all();
     return;
   }
+  if (incoming.header.type == protocol::RequestType::kCancel) {
+    on_cancel_(*this, incoming);
+    const std::lock_guard lock(mutex_);
+    cancels_.push_back(incoming.header.id);
+    arrived_.notify_all();
+    return;
+  }
   protocol::Reply reply;
   {
     const std::lock_guard lock(mutex_);
     reply.models = models_;
+    reply.lease = lease_;
   }
   if (incoming.header.type == protocol::RequestType::kHealth) {
     reply.ready = ready_;

@@ -1,7 +1,7 @@
 // FakeServer: the server's side of the protocol in the test's own process, answering as the test says.
 //
 // Health and models requests are answered as set. Infer requests go to the handler, which answers now, later,
-// twice or never through Reply and SendRaw.
+// twice or never through Reply and SendRaw; cancellations go to one of their own, which at first does nothing.
 //
 // Thread rule: the handler runs on the server's thread; Reply and SendRaw may be called from any thread.
 #ifndef ABACUS_TESTS_CLIENT_FAKE_SERVER_H_
@@ -13,6 +13,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 #include <zmq.hpp>
 
@@ -45,12 +46,20 @@ class FakeServer {
   // The infer requests so far.
   std::vector<Incoming> queries() const;
 
+  // The same for cancellations.
+  void WaitForCancels(size_t count);
+  std::vector<uint64_t> cancels() const;
+  // To be set before the first cancellation comes.
+  void OnCancel(Handler handler) { on_cancel_ = std::move(handler); }
+
   void Reply(const Incoming& query, protocol::Reply reply, std::vector<std::string> frames = {});
   void SendRaw(const std::string& client, std::vector<std::string> frames);
 
   // What models and health requests are answered with: no models and ready, unless set.
   void SetModels(std::vector<protocol::ModelDescription> models);
   void SetReady(bool ready) { ready_ = ready; }
+  // What health replies say about the lease socket; empty: nothing.
+  void SetLease(std::string path);
   // What health replies say about sizes; 0: nothing.
   void SetLimits(uint64_t max_frame_bytes, uint64_t max_message_bytes) {
     max_frame_bytes_ = max_frame_bytes;
@@ -62,6 +71,7 @@ class FakeServer {
   void Handle(Incoming incoming, const std::string& header);
 
   const Handler handler_;
+  Handler on_cancel_ = Ignore;
   zmq::context_t context_;
   zmq::socket_t socket_{context_, zmq::socket_type::router};  // the server's thread
   std::string address_;
@@ -72,7 +82,9 @@ class FakeServer {
   mutable std::mutex mutex_;
   std::condition_variable arrived_;
   std::vector<protocol::ModelDescription> models_;  // guarded by mutex_
+  std::string lease_;                               // guarded by mutex_
   std::vector<Incoming> queries_;                   // guarded by mutex_
+  std::vector<uint64_t> cancels_;                   // guarded by mutex_
   std::vector<std::vector<std::string>> to_send_;   // guarded by mutex_
   std::thread thread_;
 };

@@ -103,5 +103,26 @@ TEST(LoadRun, StopsEarlyAndStillReports) {
   EXPECT_EQ(report.total.replies[0], report.total.sent);
 }
 
+TEST(LoadRun, WhatIsInFlightWhenItStopsIsCancelledAndNoViolation) {
+  FakeServer server(FakeServer::Ignore);
+  server.OnCancel([](FakeServer& self, const FakeServer::Incoming& cancel) {
+    protocol::Reply reply;
+    reply.status = StatusCode::kCancelled;
+    self.Reply(cancel, reply);
+  });
+  const auto client = ConnectTo(server);
+  const LoadPlan plan = Plan(100, 60);
+  std::atomic<bool> stop{false};
+  const std::jthread stopper([&stop] {
+    std::this_thread::sleep_for(200ms);
+    stop = true;
+  });
+  const LoadReport report = MakeReport(plan, RunLoad(*client, plan, stop, {}));
+  EXPECT_GT(report.total.sent, 0u);
+  EXPECT_EQ(report.total.replies[static_cast<size_t>(StatusCode::kCancelled)], report.total.sent);
+  EXPECT_EQ(report.total.rejected, 0u);
+  EXPECT_EQ(report.total.lost, 0u);
+}
+
 }  // namespace
 }  // namespace abacus

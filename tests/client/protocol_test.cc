@@ -30,6 +30,8 @@ struct GoldenReply {
   std::string_view hex;
 };
 
+constexpr uint64_t kRegion = 0x0123456789abcdef;
+
 std::vector<GoldenRequest> GoldenRequests() {
   Request infer;
   infer.id = 7;
@@ -45,13 +47,29 @@ std::vector<GoldenRequest> GoldenRequests() {
   Request health;
   health.type = RequestType::kHealth;
   health.id = 1;
+  Request leased;
+  leased.id = 10;
+  leased.model = "resnet50";
+  leased.inputs = {{"input", DType::kFloat32, {1, 3, 224, 224}, kRegion, 0}};
+  leased.outputs_region = kRegion;
+  leased.outputs_offset = 602'112;
+  leased.outputs_bytes = 4'096;
+  Request cancel;
+  cancel.type = RequestType::kCancel;
+  cancel.id = 10;
   return {{infer,
            "86a17601a474797065a5696e666572a2696407a56d6f64656ca87265736e65743530a6716f735f7573cdc350a6696e70757473918"
            "3a46e616d65a5696e707574a56474797065a7666c6f61743332a57368617065940103cce0cce0"},
           {synthetic,
            "85a17601a474797065a5696e666572a2696409a56d6f64656ca462657274a973796e74686574696382a5626174636802a87365717"
            "5656e636540"},
-          {health, "83a17601a474797065a66865616c7468a2696401"}};
+          {health, "83a17601a474797065a66865616c7468a2696401"},
+          {leased,
+           "88a17601a474797065a5696e666572a269640aa56d6f64656ca87265736e65743530a6696e707574739185a46e616d65a5696e7075"
+           "74a56474797065a7666c6f61743332a57368617065940103cce0cce0a6726567696f6ecf0123456789abcdefa66f666673657400ae"
+           "6f7574707574735f726567696f6ecf0123456789abcdefae6f7574707574735f6f6666736574ce00093000ad6f7574707574735f62"
+           "79746573cd1000"},
+          {cancel, "83a17601a474797065a663616e63656ca269640a"}};
 }
 
 std::vector<GoldenReply> GoldenReplies() {
@@ -89,23 +107,50 @@ std::vector<GoldenReply> GoldenReplies() {
   models.models = {gru};
   models.max_frame_bytes = 64 << 20;
   models.max_message_bytes = 128 << 20;
-  return {{ok,
-           "87a17601a2696407a6737461747573a24f4ba56d6f64656ca87265736e65743530a76f7574707574739183a46e616d65a66c6f67"
-           "697473a56474797065a7666c6f61743332a573686170659201cd03e8a674696d696e6785a97175657565645f7573cd04b0ab6578"
-           "6563757465645f7573cd14b4a8746f74616c5f7573cd1a90a6726f756e647304ac7072656469637465645f7573cd13eca6646967"
-           "657374b039663836643038313838346337643635"},
-          {models,
-           "86a17601a2696403a6737461747573a24f4ba66d6f64656c739188a46e616d65a3677275a6696e707574739284a46e616d65a178"
-           "a56474797065a7666c6f61743332a464696d7392a56261746368a873657175656e6365ab666c6f61745f72616e676592cb3fe000"
-           "0000000000cb3ff000000000000085a46e616d65a76c656e67746873a56474797065a5696e743634a464696d7391a56261746368"
-           "a572616e6765920110b172616e67655f746f5f73657175656e6365c3a56261746368920204a873657175656e6365920810a6716f"
-           "735f7573cdc350a9626174636861626c65c2b073657175656e63655f70616464696e67a56578616374a6646967657374d9403966"
-           "38366430383138383463376436353966383664303831383834633764363539663836643038313838346337643635396638366430"
-           "38313838346337643635af6d61785f6672616d655f6279746573ce04000000b16d61785f6d6573736167655f6279746573ce0800"
-           "0000"},
-          {error,
-           "85a17601a2696408a6737461747573b0494e56414c49445f415247554d454e54a76d657373616765b7756e6b6e6f776e206474797"
-           "0652027666c6f6174313227a56669656c64af696e707574735b305d2e6474797065"}};
+  Reply leased;
+  leased.id = 10;
+  leased.model = "resnet50";
+  leased.outputs = {{"logits", DType::kFloat32, {1, 1000}, 0, 602'112}};
+  leased.digest = "9f86d081884c7d65";
+  Reply cancelled;
+  cancelled.id = 10;
+  cancelled.status = StatusCode::kCancelled;
+  cancelled.message = "cancelled by its client";
+  cancelled.model = "resnet50";
+  Reply health;
+  health.id = 1;
+  health.ready = true;
+  health.max_frame_bytes = 64 << 20;
+  health.max_message_bytes = 128 << 20;
+  health.lease = "/run/abacus/default/lease.sock";
+  return {
+      {ok,
+       "87a17601a2696407a6737461747573a24f4ba56d6f64656ca87265736e65743530a76f7574707574739183a46e616d65a66c6f67"
+       "697473a56474797065a7666c6f61743332a573686170659201cd03e8a674696d696e6785a97175657565645f7573cd04b0ab6578"
+       "6563757465645f7573cd14b4a8746f74616c5f7573cd1a90a6726f756e647304ac7072656469637465645f7573cd13eca6646967"
+       "657374b039663836643038313838346337643635"},
+      {models,
+       "86a17601a2696403a6737461747573a24f4ba66d6f64656c739188a46e616d65a3677275a6696e707574739284a46e616d65a178"
+       "a56474797065a7666c6f61743332a464696d7392a56261746368a873657175656e6365ab666c6f61745f72616e676592cb3fe000"
+       "0000000000cb3ff000000000000085a46e616d65a76c656e67746873a56474797065a5696e743634a464696d7391a56261746368"
+       "a572616e6765920110b172616e67655f746f5f73657175656e6365c3a56261746368920204a873657175656e6365920810a6716f"
+       "735f7573cdc350a9626174636861626c65c2b073657175656e63655f70616464696e67a56578616374a6646967657374d9403966"
+       "38366430383138383463376436353966383664303831383834633764363539663836643038313838346337643635396638366430"
+       "38313838346337643635af6d61785f6672616d655f6279746573ce04000000b16d61785f6d6573736167655f6279746573ce0800"
+       "0000"},
+      {leased,
+       "86a17601a269640aa6737461747573a24f4ba56d6f64656ca87265736e65743530a76f7574707574739184a46e616d65a66c6f6769"
+       "7473a56474797065a7666c6f61743332a573686170659201cd03e8a66f6666736574ce00093000a6646967657374b0396638366430"
+       "38313838346337643635"},
+      {cancelled,
+       "85a17601a269640aa6737461747573a943414e43454c4c4544a76d657373616765b763616e63656c6c656420627920697473"
+       "20636c69656e74a56d6f64656ca87265736e65743530"},
+      {health,
+       "87a17601a2696401a6737461747573a24f4ba57265616479c3af6d61785f6672616d655f6279746573ce04000000b16d61785f6d65"
+       "73736167655f6279746573ce08000000a56c65617365be2f72756e2f6162616375732f64656661756c742f6c656173652e736f636b"},
+      {error,
+       "85a17601a2696408a6737461747573b0494e56414c49445f415247554d454e54a76d657373616765b7756e6b6e6f776e206474797"
+       "0652027666c6f6174313227a56669656c64af696e707574735b305d2e6474797065"}};
 }
 
 TEST(ProtocolGolden, RequestsKeepTheirBytes) {
@@ -137,7 +182,7 @@ class Generator {
 
   Request MakeRequest() {
     Request request;
-    request.type = static_cast<RequestType>(Below(3));
+    request.type = static_cast<RequestType>(Below(4));
     request.id = Number();
     if (request.type == RequestType::kInfer || Below(2) == 0) request.model = Name();
     request.qos_us = Number();
@@ -147,6 +192,16 @@ class Generator {
       request.sequence = static_cast<uint32_t>(Number());
     } else {
       request.inputs = Tensors();
+      for (TensorHeader& input : request.inputs) {
+        if (Below(2) == 0) continue;
+        input.region = 1 + (Number() >> 1);
+        input.offset = Number();
+      }
+      if (Below(2) == 0) {
+        request.outputs_region = 1 + (Number() >> 1);
+        request.outputs_offset = Number();
+        request.outputs_bytes = Number();
+      }
     }
     return request;
   }
@@ -159,6 +214,10 @@ class Generator {
     reply.field = Message();
     if (Below(2) == 0) reply.model = Name();
     reply.outputs = Tensors();
+    for (TensorHeader& output : reply.outputs) {
+      if (Below(2) == 0) output.offset = Below(2) == 0 ? 0 : Number();
+    }
+    if (Below(2) == 0) reply.lease = Message();
     if (Below(2) == 0) reply.timing = {Number(), Number(), Number(), static_cast<uint32_t>(Number()), Number()};
     reply.ready = Below(2) == 0;
     if (Below(2) == 0) reply.digest = Name();
@@ -281,7 +340,7 @@ TEST(ProtocolRoundTrip, ClaimsThatAreLeftOutHaveTheirDefaults) {
   reply.models[0].name = "m";
   std::string encoded;
   EncodeReply(reply, &encoded);
-  for (const char* key : {"batchable", "sequence_padding", "digest", "max_frame_bytes"}) {
+  for (const char* key : {"batchable", "sequence_padding", "digest", "max_frame_bytes", "lease"}) {
     EXPECT_EQ(encoded.find(key), std::string::npos) << key;
   }
   Reply decoded;  // of another model before
@@ -289,9 +348,22 @@ TEST(ProtocolRoundTrip, ClaimsThatAreLeftOutHaveTheirDefaults) {
   decoded.models[0].batchable = false;
   decoded.digest = "old";
   decoded.max_frame_bytes = 5;
+  decoded.lease = "/old";
   ASSERT_TRUE(DecodeReply(AsBytes(encoded), &decoded));
   EXPECT_EQ(decoded, reply);
   EXPECT_TRUE(decoded.models[0].batchable);
+}
+
+// An offset of 0 is a place, and none is a frame: the one thing of the protocol that is not left out where it is 0.
+TEST(ProtocolRoundTrip, AnOffsetOfZeroIsNoFrame) {
+  Reply reply, decoded;
+  reply.outputs = {{"y", DType::kInt64, {1}, 0, 0}, {"z", DType::kInt64, {1}}};
+  std::string encoded;
+  EncodeReply(reply, &encoded);
+  ASSERT_TRUE(DecodeReply(AsBytes(encoded), &decoded));
+  EXPECT_FALSE(decoded.outputs[0].has_frame());
+  EXPECT_TRUE(decoded.outputs[1].has_frame());
+  EXPECT_EQ(decoded, reply);
 }
 
 TEST(ProtocolRoundTrip, StatusesThatStayAtHomeGoOutAsInternal) {
