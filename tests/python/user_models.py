@@ -339,3 +339,15 @@ def broken() -> nn.Module:
 
 def not_a_module() -> int:
     return 3
+
+
+class Pictures(nn.Module):
+    """A small image classifier with an input beside the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3, stride=2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, photo: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.features(photo)).mean((2, 3))) * gain

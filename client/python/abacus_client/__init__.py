@@ -7,6 +7,7 @@ with Client("tcp://127.0.0.1:5570") as client:
 
 from .client import Client
 from .errors import AbacusError
+from .leases import LeasedArray
 from .messages import (
     Health,
     ModelDescription,
@@ -21,6 +22,7 @@ __all__ = [
     "AbacusError",
     "Client",
     "Health",
+    "LeasedArray",
     "ModelDescription",
     "Result",
     "ServiceHealth",

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from . import messages
+import numpy as np
+
+from . import leases, messages
 from .connection import Connection
 from .durations import Duration, qos_microseconds, timeout_seconds
 from .errors import AbacusError
-from .messages import Health, ModelDescription, Reply, Result
+from .leases import LeasedArray, Span
+from .messages import Health, ModelDescription, Query, Reply, Result
 
 _CONNECT_TIMEOUT_S = 5.0
 _RECEIVE_TIMEOUT_S = 30.0
@@ -73,13 +76,19 @@ class Client:
         qos_us: Duration = 0,
         *,
         qos: str | timedelta | None = None,
+        outputs: np.ndarray | None = None,
     ) -> Future[Result]:
-        """Sends a query; the future gives a Result or raises AbacusError.
+        """Sends a query; the future gives a Result or raises AbacusError. Its cancel() takes the query back.
 
         inputs: name -> array, torch tensor, or (uint16 array, "bfloat16"). The array's memory is sent without a copy
-            where it is row-major: leave it unchanged until the future is done.
+            where it is row-major: leave it unchanged until the future is done. What lies in a lease of this client
+            and is row-major does not travel at all.
         qos: latency target from "1us" to "1h", such as "50ms" or a timedelta; qos_us is the same as a number of
             microseconds. Without them, or with 0: the service's own.
+        outputs: a dense array in a lease of this client, of any shape and type: the server writes the outputs there,
+            and those of the Result are views of it. Each begins at a multiple of 64 bytes from the begin. Until the
+            reply is there, that memory is the query's alone, even when nobody waits for it any more (a time limit that
+            passed, cancel()); a query that names it meanwhile is refused.
 
         What cannot be sent is refused here, with AbacusError (INVALID_ARGUMENT): that query alone, the others go on.
         """
@@ -93,9 +102,10 @@ class Client:
             _check_text(name, f"inputs[{i}].name")
         self._connection.check_usable()
         request_id = self._connection.next_id()
-        frames = messages.encode_infer(request_id, model, inputs, target_us)
-        self._check_size(list(inputs), frames)
-        return self._submit(request_id, frames, f"query for {model}")
+        block = self._block(outputs) if outputs is not None else None
+        query = messages.encode_infer(request_id, model, inputs, target_us, self._connection.leases, block)
+        self._check_size(list(inputs), query)
+        return self._submit(request_id, query, f"query for {model}")
 
     def submit_synthetic(
         self,
@@ -113,8 +123,8 @@ class Client:
         sequence = _whole(sequence, "synthetic.sequence", 0)
         self._connection.check_usable()
         request_id = self._connection.next_id()
-        frames = messages.encode_synthetic(request_id, model, batch, sequence, target_us)
-        return self._submit(request_id, frames, f"synthetic query for {model}")
+        query = messages.encode_synthetic(request_id, model, batch, sequence, target_us)
+        return self._submit(request_id, query, f"synthetic query for {model}")
 
     def infer(
         self,
@@ -123,9 +133,31 @@ class Client:
         qos_us: Duration = 0,
         *,
         qos: str | timedelta | None = None,
+        outputs: np.ndarray | None = None,
     ) -> Result:
         """submit() and wait. Ctrl-C ends the waiting, not the query; the client goes on."""
-        return self.submit(model, inputs, qos_us, qos=qos).result()
+        return self.submit(model, inputs, qos_us, qos=qos, outputs=outputs).result()
+
+    def lease(self, shape_or_bytes: int | Sequence[int], dtype: Any = np.uint8) -> LeasedArray:
+        """A writable array, of zeros, in memory that this client shares with the server.
+
+        Queries send no copy of an array that lies in it (itself, or a dense part of it); nothing else changes for them.
+        For clients on the server's machine and of its user (or root). One lease that is used again and again is what
+        pays: making one takes a round trip.
+
+        shape_or_bytes: a shape, or a number of elements; of bytes for the uint8 that is the default.
+
+        It is given back by its close(), at the end of a `with` block, when no array lies in it any more, and when the
+        client is closed; queries in flight that use it are answered first, and its arrays stay usable as ordinary ones.
+        When the server goes away, they do, too: they are sent like any other from then on, until there is a new lease.
+
+        AbacusError: UNAVAILABLE where the server gives none or is on another machine, OVERLOADED where the leases of
+        this client would be larger than it allows, INVALID_ARGUMENT for a shape or type that is none.
+        """
+        shape, numpy_dtype = leases.as_shape(shape_or_bytes, dtype)
+        self._connection.check_usable()
+        path = leases.socket_path(self.address, self._connection.lease_path)
+        return self._connection.leases.add(path, shape, numpy_dtype, self._receive_timeout_s)
 
     def models(self) -> list[ModelDescription]:
         return self._ask("models", lambda reply: list(reply.models), self._receive_timeout_s)
@@ -157,21 +189,33 @@ class Client:
     def _ask(self, kind: str, extract: Callable[[Reply], Any], timeout_s: float) -> Any:
         self._connection.check_usable()
         request_id = self._connection.next_id()
-        frames = messages.encode_query(request_id, kind)
-        return self._connection.submit(request_id, frames, extract, f"{kind} request", timeout_s).result()
+        query = messages.encode_question(request_id, kind)
+        return self._connection.submit(request_id, query, extract, f"{kind} request", timeout_s).result()
 
-    def _submit(self, request_id: int, frames: list[Any], what: str) -> Future[Result]:
-        return self._connection.submit(request_id, frames, lambda reply: reply.result, what, self._receive_timeout_s)
+    def _submit(self, request_id: int, query: Query, what: str) -> Future[Result]:
+        return self._connection.submit(request_id, query, lambda reply: reply.result, what, self._receive_timeout_s)
 
-    def _check_size(self, names: list[str], frames: list[Any]) -> None:
+    def _block(self, outputs: object) -> Span:
+        if not isinstance(outputs, np.ndarray) or not outputs.flags.c_contiguous or outputs.nbytes == 0:
+            raise AbacusError("INVALID_ARGUMENT", "outputs is no dense array with elements", "outputs")
+        span = self._connection.leases.span_of(outputs)
+        if span is None:
+            raise AbacusError(
+                "INVALID_ARGUMENT",
+                "outputs lies in no open lease of this client; take one with lease(), anew after the server went away",
+                "outputs",
+            )
+        return span
+
+    def _check_size(self, names: list[str], query: Query) -> None:
         """A message beyond the server's limits would end the connection, and every other query with it."""
-        sizes = [memoryview(frame).nbytes for frame in frames]
+        sizes = [memoryview(frame).nbytes for frame in query.frames]
         largest, total = self._connection.max_frame_bytes, self._connection.max_message_bytes
-        for i, (name, size) in enumerate(zip(names, sizes[1:], strict=True)):
+        for i, size in zip(query.framed, sizes[1:], strict=True):
             if largest and size > largest:
                 raise AbacusError(
                     "INVALID_ARGUMENT",
-                    f"input {name!r} has {size} bytes; the server takes {largest} ([limits] max_frame_mib of its "
+                    f"input {names[i]!r} has {size} bytes; the server takes {largest} ([limits] max_frame_mib of its "
                     "configuration)",
                     f"inputs[{i}]",
                 )

@@ -28,7 +28,8 @@ import zmq
 
 from . import messages
 from .errors import AbacusError
-from .messages import MalformedReply, Reply
+from .leases import Leases, Span
+from .messages import MalformedReply, Query, Reply
 
 _log = logging.getLogger("abacus_client")
 
@@ -46,11 +47,31 @@ def _check_process(pid: int, address: str) -> None:
 
 
 class ReplyFuture(Future):
-    """A Future that says so where its reply can never come: in a forked child."""
+    """A Future whose query can be taken back until its reply is there, and that says so where it can never come: in a
+    forked child."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, connection: Connection, request_id: int) -> None:
         super().__init__()
-        self._pid, self._address = os.getpid(), address
+        self._pid, self._address = os.getpid(), connection.address
+        self._connection = weakref.ref(connection)  # whose end does not wait for those who keep futures
+        self._request_id = request_id
+
+    def cancel(self) -> bool:
+        """Takes the query back: true, and result() raises CancelledError from now on, unless it was done before.
+
+        Never waits. The server is told, drops the query where it still waits, and its answer is not looked at any more.
+        """
+        _check_process(self._pid, self._address)
+        connection = self._connection()
+        if connection is None or not connection.take_back(self._request_id):
+            return self.cancelled()
+        super().cancel()  # runs the callbacks
+        self.set_running_or_notify_cancel()  # tells concurrent.futures.wait() and as_completed()
+        return True
+
+    def running(self) -> bool:
+        """True until it is done. (The base class cannot cancel what it calls running, so it is not told.)"""
+        return not self.done()
 
     def result(self, timeout: float | None = None) -> Any:
         _check_process(self._pid, self._address)  # before its lock, which the fork may have caught held
@@ -68,6 +89,9 @@ class _Pending:
     timeout_s: float
     extract: Callable[[Reply], Any]  # what the caller wants of an OK reply
     what: str  # for error messages
+    frames: list[Any]
+    spans: list[Span]  # of its inputs: kept until the reply
+    sent: bool = False
 
 
 class _Wake:
@@ -106,13 +130,18 @@ class Connection:
         # Largest tensor and largest message that the server takes, in bytes; 0 until a reply has said so.
         self.max_frame_bytes = 0
         self.max_message_bytes = 0
+        self.lease_path = ""  # as the server said; empty: it gives none
+        self.leases = Leases()
         self._pid = os.getpid()
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         # Guarded by _lock. _in_flight is in the order of its deadlines: queries have one timeout, and the constructor's
         # round trip, which has another, is alone.
         self._in_flight: dict[int, _Pending] = {}
-        self._outgoing: deque[tuple[int, list[Any]]] = deque()
+        self._outgoing: deque[int] = deque()  # queries to send; those not in flight any more are skipped
+        self._cancels: deque[int] = deque()  # queries that were sent and taken back
+        # Blocks that the server may write outputs to: until the reply, also for queries that nobody waits for any more.
+        self._blocks: dict[int, Span] = {}
         self._closed = False
         self._abandoned = False  # set without the lock: a garbage collection may come while this thread holds it
 
@@ -147,18 +176,56 @@ class Connection:
             raise AbacusError("UNAVAILABLE", f"the client of {self.address} is closed")
 
     def submit(
-        self, request_id: int, frames: list[Any], extract: Callable[[Reply], Any], what: str, timeout_s: float
+        self,
+        request_id: int,
+        query: Query,
+        extract: Callable[[Reply], Any],
+        what: str,
+        timeout_s: float,
     ) -> ReplyFuture:
         self.check_usable()
-        future = ReplyFuture(self.address)
-        future.set_running_or_notify_cancel()  # a query that was sent cannot be taken back
+        future = ReplyFuture(self, request_id)
+        deadline = time.monotonic() + timeout_s
         with self._lock:
             if self._closed:
                 self.check_usable()
-            self._in_flight[request_id] = _Pending(future, time.monotonic() + timeout_s, timeout_s, extract, what)
-            self._outgoing.append((request_id, frames))
+            self._claim(request_id, query)
+            self._in_flight[request_id] = _Pending(
+                future, deadline, timeout_s, extract, what, query.frames, query.spans
+            )
+            self._outgoing.append(request_id)
             self._wake.set()
         return future
+
+    def _claim(self, request_id: int, query: Query) -> None:
+        """Memory that the server writes to is of one query alone."""
+        busy = "may still be written to by an earlier query; wait for its answer, or use another place"
+        block = query.block
+        for span in query.spans:
+            if span.region.overlaps(span.offset, span.offset + span.size):
+                raise AbacusError("INVALID_ARGUMENT", f"an input lies in leased memory that {busy}", "inputs")
+        if block is not None:
+            if not block.region.claim(block.offset, block.offset + block.size):
+                raise AbacusError("INVALID_ARGUMENT", f"the block for the outputs {busy}", "outputs")
+            self._blocks[request_id] = block
+
+    def _free_block(self, request_id: int) -> None:
+        """Nobody writes to its block any more. With the lock."""
+        if (block := self._blocks.pop(request_id, None)) is not None:
+            block.region.release(block.offset, block.offset + block.size)
+
+    def take_back(self, request_id: int) -> bool:
+        """Whether it was in flight; it is not any more, and the server is told if it knows of it."""
+        with self._lock:
+            pending = self._in_flight.pop(request_id, None)
+            if pending is None:
+                return False
+            if pending.sent:
+                self._cancels.append(request_id)
+                self._wake.set()
+            else:
+                self._free_block(request_id)
+        return True
 
     def close(self, longest_s: float | None = None) -> None:
         """Fails what is in flight with UNAVAILABLE and ends the thread; waits for it. Nothing in a forked child."""
@@ -208,6 +275,9 @@ class Connection:
                 unanswered = list(self._in_flight.values())
                 self._in_flight.clear()
                 self._outgoing.clear()
+                self._cancels.clear()
+                self._blocks.clear()
+            self.leases.close()
             self._context.destroy(linger=0)
             for pending in unanswered:
                 pending.future.set_exception(AbacusError("UNAVAILABLE", f"{pending.what}: {reason}"))
@@ -222,17 +292,32 @@ class Connection:
     def _send_outgoing(self) -> None:
         while True:
             with self._lock:
-                while self._outgoing and self._outgoing[0][0] not in self._in_flight:  # timed out before it was sent
-                    self._outgoing.popleft()
-                if not self._outgoing:
-                    return
-                frames = self._outgoing[0][1]
+                pending = None
+                if self._cancels:
+                    request_id = self._cancels[0]
+                    frames = messages.encode_cancel(request_id)
+                else:
+                    while self._outgoing and self._outgoing[0] not in self._in_flight:  # taken back, or timed out
+                        self._outgoing.popleft()
+                    if not self._outgoing:
+                        return
+                    request_id = self._outgoing[0]
+                    pending = self._in_flight[request_id]
+                    pending.sent = True
+                    frames = pending.frames
             try:
                 self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
             except zmq.Again:
+                if pending is not None:
+                    with self._lock:
+                        pending.sent = False
+                        if request_id not in self._in_flight:  # taken back meanwhile
+                            self._free_block(request_id)
                 return
             with self._lock:
-                self._outgoing.popleft()
+                (self._cancels if pending is None else self._outgoing).popleft()
+                if pending is not None:
+                    pending.frames = []
 
     def _receive_all(self) -> None:
         while True:
@@ -244,7 +329,7 @@ class Connection:
 
     def _handle(self, frames: list[memoryview]) -> None:
         try:
-            reply = messages.decode_reply(frames)
+            reply = messages.decode_reply(frames, self._blocks.get)
         except MalformedReply as error:
             pending = self._take(error.id)
             if pending is None:
@@ -256,8 +341,9 @@ class Connection:
             return
         self.max_frame_bytes = reply.max_frame_bytes or self.max_frame_bytes
         self.max_message_bytes = reply.max_message_bytes or self.max_message_bytes
+        self.lease_path = reply.lease or self.lease_path
         pending = self._take(reply.id)
-        if pending is None:  # its query has timed out
+        if pending is None:  # its query has timed out, or was taken back
             _log.debug("late reply %d from %s dropped", reply.id, self.address)
         elif reply.status == "OK":
             pending.future.set_result(pending.extract(reply))
@@ -265,8 +351,12 @@ class Connection:
             pending.future.set_exception(AbacusError(reply.status, reply.message, reply.field, reply.timing))
 
     def _take(self, request_id: int | None) -> _Pending | None:
+        """The query whose reply has come."""
+        if request_id is None:
+            return None
         with self._lock:
-            return self._in_flight.pop(request_id, None) if request_id is not None else None
+            self._free_block(request_id)
+            return self._in_flight.pop(request_id, None)
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -276,6 +366,8 @@ class Connection:
                 if pending is None or pending.deadline > now:
                     return
                 del self._in_flight[request_id]
+                if not pending.sent:
+                    self._free_block(request_id)
             pending.future.set_exception(
                 AbacusError(
                     "TIMEOUT",

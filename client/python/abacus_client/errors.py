@@ -8,12 +8,27 @@ if TYPE_CHECKING:
     from .messages import Timing
 
 
+# Of replies, in the order of their numbers (base/status.h).
+STATUSES = (
+    "OK",
+    "INVALID_ARGUMENT",
+    "UNKNOWN_MODEL",
+    "OVERLOADED",
+    "DEADLINE_UNREACHABLE",
+    "DEADLINE_EXCEEDED",
+    "WORKER_FAILED",
+    "SHUTTING_DOWN",
+    "INTERNAL",
+    "CANCELLED",
+)
+
+
 class AbacusError(Exception):
     """A query, or the connection, failed.
 
     status: a reply's code (INVALID_ARGUMENT, UNKNOWN_MODEL, OVERLOADED, DEADLINE_UNREACHABLE, DEADLINE_EXCEEDED,
-        WORKER_FAILED, SHUTTING_DOWN, INTERNAL), or one that the client itself gives: TIMEOUT (no reply in time) and
-        UNAVAILABLE (no connection, or the client was closed or belongs to another process). The client gives
+        WORKER_FAILED, SHUTTING_DOWN, INTERNAL, CANCELLED), or one that the client itself gives: TIMEOUT (no reply in
+        time) and UNAVAILABLE (no connection, or the client was closed or belongs to another process). The client gives
         INVALID_ARGUMENT, too, for what it does not send.
     field: for INVALID_ARGUMENT the offending part of the request, e.g. "inputs[0].shape"; else empty.
     timing: of the reply, when there was one.

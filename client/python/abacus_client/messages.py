@@ -5,14 +5,17 @@ client/protocol.h is the reference: the same keys, names and limits.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 import numpy as np
 
-from .errors import AbacusError
+from .errors import STATUSES, AbacusError
+from .leases import Leases, Span
 from .tensors import MAX_RANK, NUMPY_DTYPES, from_wire, to_wire
 
 VERSION = 1
@@ -21,20 +24,6 @@ MAX_TENSORS = 16
 MAX_NAME_BYTES = 128
 MAX_SERVICES = 64
 MAX_U64 = 2**64 - 1
-
-STATUSES = frozenset(
-    (
-        "OK",
-        "INVALID_ARGUMENT",
-        "UNKNOWN_MODEL",
-        "OVERLOADED",
-        "DEADLINE_UNREACHABLE",
-        "DEADLINE_EXCEEDED",
-        "WORKER_FAILED",
-        "SHUTTING_DOWN",
-        "INTERNAL",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    outputs: dict[str, np.ndarray]  # read-only; bfloat16 as uint16
+    outputs: dict[str, np.ndarray]  # read-only; bfloat16 as float32
     dtypes: dict[str, str]  # the outputs' dtype names in the protocol
     timing: Timing
     model: str
@@ -99,6 +88,7 @@ class Health:
     services: tuple[ServiceHealth, ...]
     max_frame_bytes: int = 0  # largest tensor that the server takes; 0: it does not say
     max_message_bytes: int = 0  # largest message, header and tensors together
+    lease: str = ""  # socket that gives memory shared with the server; empty: there is none
 
 
 @dataclass
@@ -113,6 +103,7 @@ class Reply:
     timing: Timing = Timing()
     max_frame_bytes: int = 0  # of replies to models and health, as in Health
     max_message_bytes: int = 0
+    lease: str = ""
 
 
 class MalformedReply(Exception):
@@ -123,27 +114,62 @@ class MalformedReply(Exception):
         self.id = reply_id
 
 
-def encode_infer(request_id: int, model: str, inputs: dict[str, object], qos_us: int) -> list[Any]:
-    """The frames of an inference request."""
+@dataclass
+class Query:
+    """A request as it goes out, and what must live until its reply is there."""
+
+    frames: list[Any]  # header, then the tensors that lie in no lease
+    framed: list[int]  # their indices among the inputs
+    spans: list[Span]  # of the inputs that do
+    block: Span | None = None  # for the outputs
+
+
+def encode_infer(
+    request_id: int,
+    model: str,
+    inputs: dict[str, object],
+    qos_us: int,
+    leases: Leases | None = None,
+    block: Span | None = None,
+) -> Query:
+    """An inference request. Inputs that lie in one of `leases` are named by their place there."""
     if not inputs:
         raise AbacusError("INVALID_ARGUMENT", "a query needs at least one input", "inputs")
     if len(inputs) > MAX_TENSORS:
         raise AbacusError("INVALID_ARGUMENT", f"{len(inputs)} inputs; at most {MAX_TENSORS}", "inputs")
-    headers, frames = [], []
+    headers = []
+    query = Query([b""], [], [], block)
     for i, (name, value) in enumerate(inputs.items()):
         _check_name(name, f"inputs[{i}].name")
         dtype, shape, data = to_wire(value, f"inputs[{i}]")
-        headers.append({"name": name, "dtype": dtype, "shape": shape})
-        frames.append(data)
-    return [_infer_header(request_id, model, qos_us, {"inputs": headers}), *frames]
+        entry: dict[str, Any] = {"name": name, "dtype": dtype, "shape": shape}
+        span = leases.span_of(data.obj) if leases is not None and isinstance(data, memoryview) else None
+        if span is None:
+            query.frames.append(data)
+            query.framed.append(i)
+        else:
+            entry |= {"region": span.grant.id, "offset": span.offset}
+            query.spans.append(span)
+        headers.append(entry)
+    rest: dict[str, Any] = {"inputs": headers}
+    if block is not None:
+        rest |= {"outputs_region": block.grant.id, "outputs_offset": block.offset, "outputs_bytes": block.size}
+    query.frames[0] = _infer_header(request_id, model, qos_us, rest)
+    return query
 
 
-def encode_synthetic(request_id: int, model: str, batch: int, sequence: int, qos_us: int) -> list[Any]:
-    return [_infer_header(request_id, model, qos_us, {"synthetic": {"batch": batch, "sequence": sequence}})]
+def encode_synthetic(request_id: int, model: str, batch: int, sequence: int, qos_us: int) -> Query:
+    frame = _infer_header(request_id, model, qos_us, {"synthetic": {"batch": batch, "sequence": sequence}})
+    return Query([frame], [], [])
 
 
-def encode_query(request_id: int, kind: str) -> list[Any]:
-    return [msgpack.packb({"v": VERSION, "type": kind, "id": request_id})]
+def encode_question(request_id: int, kind: str) -> Query:
+    return Query([msgpack.packb({"v": VERSION, "type": kind, "id": request_id})], [], [])
+
+
+def encode_cancel(request_id: int) -> list[Any]:
+    """The frames that take a query back; no reply of their own follows."""
+    return [msgpack.packb({"v": VERSION, "type": "cancel", "id": request_id})]
 
 
 def _infer_header(request_id: int, model: str, qos_us: int, rest: dict[str, Any]) -> bytes:
@@ -161,14 +187,14 @@ def _check_name(name: str, path: str) -> None:
         raise AbacusError("INVALID_ARGUMENT", f"name {name!r} must have 1 to {MAX_NAME_BYTES} bytes", path)
 
 
-def decode_reply(frames: list[memoryview]) -> Reply:
-    """Decodes and checks one reply. Raises MalformedReply."""
+def decode_reply(frames: list[memoryview], block_of: Callable[[int], Span | None] = lambda _: None) -> Reply:
+    """Decodes and checks one reply. Raises MalformedReply. block_of: from a query's id to its block for outputs."""
     header = _unpack(frames[0])
     reply_id = header.get("id")
     if not isinstance(reply_id, int) or isinstance(reply_id, bool):
         raise MalformedReply("id is missing or no integer")
     try:
-        return _decode(header, reply_id, frames[1:])
+        return _decode(header, reply_id, frames[1:], block_of(reply_id))
     except MalformedReply as error:
         error.id = reply_id
         raise
@@ -193,7 +219,7 @@ def _unpack(data: memoryview) -> dict[str, Any]:
     return header
 
 
-def _decode(header: dict[str, Any], reply_id: int, frames: list[memoryview]) -> Reply:
+def _decode(header: dict[str, Any], reply_id: int, frames: list[memoryview], block: Span | None) -> Reply:
     if header.get("v") != VERSION:
         raise MalformedReply(f"protocol version {header.get('v')!r}; this client speaks {VERSION}")
     status = _get(header, "status", str, None)
@@ -201,17 +227,7 @@ def _decode(header: dict[str, Any], reply_id: int, frames: list[memoryview]) -> 
         raise MalformedReply(f"unknown status {status!r}")
     timing_map = _get(header, "timing", dict, {})
     timing = Timing(**{key: _get(timing_map, key, int, 0, "timing.") for key in Timing.__dataclass_fields__})
-    outputs = _list(header, "outputs", MAX_TENSORS)
-    if len(frames) != len(outputs):
-        raise MalformedReply(f"{len(frames)} tensor frames for {len(outputs)} outputs")
-    arrays, dtypes = {}, {}
-    for i, (output, data) in enumerate(zip(outputs, frames, strict=True)):
-        path = f"outputs[{i}]."
-        name, dtype = _get(output, "name", str, None, path), _dtype(output, path)
-        try:
-            arrays[name], dtypes[name] = from_wire(dtype, _shape(output, path), data), dtype
-        except ValueError as error:
-            raise MalformedReply(f"{path}shape: {error}") from error
+    arrays, dtypes = _outputs(_list(header, "outputs", MAX_TENSORS), frames, block)
     services = tuple(
         ServiceHealth(
             _get(item, "name", str, "", path := f"services[{i}]."),
@@ -224,6 +240,7 @@ def _decode(header: dict[str, Any], reply_id: int, frames: list[memoryview]) -> 
         for i, item in enumerate(_list(header, "services", MAX_SERVICES))
     )
     max_frame_bytes, max_message_bytes = (_get(header, key, int, 0) for key in ("max_frame_bytes", "max_message_bytes"))
+    lease = _get(header, "lease", str, "")
     return Reply(
         id=reply_id,
         status=status,
@@ -231,11 +248,43 @@ def _decode(header: dict[str, Any], reply_id: int, frames: list[memoryview]) -> 
         field=_get(header, "field", str, ""),
         result=Result(arrays, dtypes, timing, _get(header, "model", str, ""), digest=_get(header, "digest", str, "")),
         models=tuple(_model(item, f"models[{i}].") for i, item in enumerate(_list(header, "models", MAX_SERVICES))),
-        health=Health(_get(header, "ready", bool, False), services, max_frame_bytes, max_message_bytes),
+        health=Health(_get(header, "ready", bool, False), services, max_frame_bytes, max_message_bytes, lease),
         timing=timing,
         max_frame_bytes=max_frame_bytes,
         max_message_bytes=max_message_bytes,
+        lease=lease,
     )
+
+
+def _outputs(
+    outputs: list[dict[str, Any]], frames: list[memoryview], block: Span | None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and dtype names. An entry with an offset lies in `block`, the others have a frame each, in order."""
+    framed = sum("offset" not in output for output in outputs)
+    if len(frames) != framed:
+        raise MalformedReply(f"{len(frames)} tensor frames for {framed} outputs")
+    waiting = iter(frames)
+    arrays, dtypes, placed = {}, {}, []
+    for i, output in enumerate(outputs):
+        path = f"outputs[{i}]."
+        name, dtype, shape = _get(output, "name", str, None, path), _dtype(output, path), _shape(output, path)
+        try:
+            if "offset" not in output:
+                data = next(waiting)
+            elif block is None:
+                raise ValueError("the query gave no block for outputs")
+            else:
+                offset, size = _get(output, "offset", int, None, path), math.prod(shape) * NUMPY_DTYPES[dtype].itemsize
+                data = block.bytes_at(offset, size)
+                placed.append((offset, offset + size))
+            arrays[name], dtypes[name] = from_wire(dtype, shape, data), dtype
+        except ValueError as error:
+            raise MalformedReply(f"{path}{'offset' if 'offset' in output else 'shape'}: {error}") from error
+    placed.sort()
+    for (_, last), (first, _) in itertools.pairwise(placed):
+        if first < last:
+            raise MalformedReply(f"outputs: two of them lie at offset {first}")
+    return arrays, dtypes
 
 
 def _model(item: dict[str, Any], path: str) -> ModelDescription:
