@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -16,6 +17,8 @@
 #include "controller/app/run_directory.h"
 #include "controller/config/service_set.h"
 #include "controller/intake/front_end.h"
+#include "controller/intake/lease_socket.h"
+#include "controller/intake/leases.h"
 #include "controller/schedule/scheduler_loop.h"
 #include "controller/trace/trace_request.h"
 #include "controller/workers/mps_control.h"
@@ -30,6 +33,7 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kStopTimeoutNs = 5 * kNsPerSecond;
 constexpr int kPollMs = 500;
+constexpr uint64_t kLeasingClients = 16;  // all leases together are as much memory as those of so many clients may be
 constexpr uint32_t kRefusalSlots = 4096;  // for errors on their way out, beside the accepted queries
 
 double SinceMs(uint64_t start_ns) { return static_cast<double>(MonotonicNs() - start_ns) * 1e-6; }
@@ -93,6 +97,12 @@ class Serving {
   }
   // Whatever is left gets its answer now.
   void EndRest(const ServiceSet& services) {
+    front_end_->SetClosed();
+    if (!Pending()) return;
+    const uint64_t copied_ns = MonotonicNs() + kNsPerSecond;
+    do {  // at least once: what the front end has just handed over arrives at the scheduler meanwhile
+      supervisor_->Poll(10, -1);
+    } while (front_end_->Copying() > 0 && MonotonicNs() < copied_ns);
     if (scheduler_->InFlight() == 0) return;
     LogWarn("{} queries did not finish in time; ending them", scheduler_->InFlight());
     for (const ServicePtr& service : services.services()) {
@@ -135,15 +145,26 @@ Status RunServer(const Config& config, uint64_t process_start_ns) {
   auto region = Region::Create(config.server.name, {config.services.size(), config.worker.gpus.size()},
                                config.server.arena_bytes);
   if (!region) return region.error();
-  auto policy = MakePolicy(config.scheduler.policy, config.scheduler.packing);
+  auto policy = MakePolicy(config.scheduler);
   if (!policy) return policy.error();
   StoreText((*region)->header().policy, config.scheduler.policy);
 
   QueryTable table(config.limits.max_queries + kRefusalSlots);
   QueryChannel channel(config.limits.max_queries);
   Doorbell scheduler_bell(&(*region)->header().controller_bell);
+  Leases leases(config.server.leases ? (directory / "lease.sock").string() : "");
+  std::unique_ptr<LeaseSocket> lease_socket;
+  if (config.server.leases) {
+    LeaseSocket::Limits limits;
+    limits.client_bytes = config.limits.max_client_bytes;
+    limits.total_bytes = kLeasingClients * config.limits.max_client_bytes;
+    limits.total_leases = config.limits.max_clients;
+    auto created = LeaseSocket::Create(limits, &leases);
+    if (!created) return created.error();
+    lease_socket = std::move(*created);
+  }
   auto front_end = FrontEnd::Create(config.server, config.limits, services, (directory / "controller.ipc").string(),
-                                    region->get(), &table, &channel, [&] { scheduler_bell.Ring(); });
+                                    region->get(), &table, &channel, &leases, [&] { scheduler_bell.Ring(); });
   if (!front_end) return front_end.error();
   StoreText((*region)->header().endpoint, (*front_end)->endpoints().front());
   WorkerSupervisor supervisor(settings, services, region->get(), FindMpsDaemons(directory, config.worker.gpus.size()));

@@ -7,6 +7,8 @@
 #include <optional>
 
 #include "controller/intake/value_range.h"
+#include "models/tensor_layout.h"
+#include "shm/layout.h"
 
 namespace abacus {
 namespace {
@@ -74,9 +76,9 @@ tl::expected<void, Rejection> MatchInputs(const ModelSpec& spec, const Request& 
     if (auto matched = MatchShape(spec.inputs[s], tensor, i, out); !matched) return matched;
     const auto elements = tensor.shape.Elements();
     if (!elements || *elements * DTypeBytes(tensor.dtype) != payloads[i].size()) {
-      return Reject(InputPath(i), "frame " + std::to_string(i + 1) + " has " + std::to_string(payloads[i].size()) +
-                                      " bytes, but " + tensor.shape.ToString() + " of " +
-                                      std::string(DTypeName(tensor.dtype)) + " takes " +
+      return Reject(InputPath(i), tensor.name + " came with " + std::to_string(payloads[i].size()) + " bytes, but " +
+                                      tensor.shape.ToString() + " of " + std::string(DTypeName(tensor.dtype)) +
+                                      " takes " +
                                       (elements ? std::to_string(*elements * DTypeBytes(tensor.dtype)) : "too many"));
     }
   }
@@ -103,9 +105,16 @@ tl::expected<void, Rejection> CheckSizes(const ModelSpec& spec, bool synthetic, 
                               "are served",
                               batch, spec.name, fmt::join(spec.batch_sizes, ", ")));
   }
-  if (batch > spec.batch_sizes.back()) {
-    return Reject(batch_field, fmt::format("batch {} is above the largest bucket of {} ({})", batch, spec.name,
-                                           spec.batch_sizes.back()));
+  const int64_t largest = spec.batch_sizes.back();
+  if (!MayBeSplit(spec) && batch > largest) {
+    return Reject(batch_field,
+                  fmt::format("batch {} is above the largest bucket of {} ({})", batch, spec.name, largest));
+  }
+  constexpr auto kParts = static_cast<int64_t>(kMaxQueryParts);
+  if (batch > largest * kParts) {
+    return Reject(batch_field, fmt::format("batch {} is above {} times the largest bucket of {} ({}); send several "
+                                           "queries",
+                                           batch, kParts, spec.name, largest));
   }
   if (!spec.has_sequence()) return {};
   if (spec.sequence_padding == SequencePadding::kExact && !among(spec.sequence_lengths, sequence)) {
@@ -116,31 +125,6 @@ tl::expected<void, Rejection> CheckSizes(const ModelSpec& spec, bool synthetic, 
   if (sequence > spec.sequence_lengths.back()) {
     return Reject(sequence_field, fmt::format("sequence {} is above the largest bucket of {} ({})", sequence, spec.name,
                                               spec.sequence_lengths.back()));
-  }
-  return {};
-}
-
-tl::expected<void, Rejection> CheckValues(const ModelSpec& spec, std::span<const std::span<const std::byte>> payloads,
-                                          const Admitted& admitted) {
-  for (size_t s = 0; s < spec.inputs.size(); ++s) {
-    const TensorSpec& input = spec.inputs[s];
-    const size_t i = admitted.input_order[s];
-    std::optional<OutOfRange> bad;
-    std::string allowed;
-    if (input.range || input.dtype == DType::kBool) {  // no other byte is a boolean
-      IntRange range = input.range.value_or(IntRange{0, 1});
-      if (range.to_sequence) range.high = admitted.sequence;
-      bad = FindOutOfRange(payloads[i], input.dtype, range);
-      if (bad) allowed = fmt::format("{} to {}", range.low, range.high);
-      if (bad && range.to_sequence) allowed += ", the length of this query's sequence";
-    } else if (input.float_range) {
-      bad = FindOutOfRange(payloads[i], input.dtype, *input.float_range);
-      if (bad) allowed = fmt::format("{} to {}", input.float_range->low, input.float_range->high);
-    }
-    if (bad) {
-      return Reject(InputPath(i),
-                    fmt::format("{}[{}] is {}, allowed are {}", input.name, bad->index, bad->value, allowed));
-    }
   }
   return {};
 }
@@ -158,15 +142,39 @@ tl::expected<void, Rejection> Admit(const ModelSpec& spec, const Request& reques
     out->sequence = request.sequence;
   } else {
     if (payloads.size() != request.inputs.size()) {
-      return Reject("inputs", "the header lists " + std::to_string(request.inputs.size()) + " tensors, but " +
-                                  std::to_string(payloads.size()) + " frames follow it");
+      return Reject("inputs", "the header lists " + std::to_string(request.inputs.size()) +
+                                  " tensors, but there are bytes for " + std::to_string(payloads.size()) +
+                                  ": each takes one frame, or a place in a leased region");
     }
     out->input_order.assign(spec.inputs.size(), UINT32_MAX);
     if (auto matched = MatchInputs(spec, request, payloads, out); !matched) return matched;
     if (out->batch == 0) out->batch = 1;  // a model without a batch dimension
   }
-  if (auto sizes = CheckSizes(spec, request.synthetic, *out); !sizes) return sizes;
-  return request.synthetic ? tl::expected<void, Rejection>{} : CheckValues(spec, payloads, *out);
+  return CheckSizes(spec, request.synthetic, *out);
+}
+
+tl::expected<void, Rejection> CheckValues(const ModelSpec& spec, const Admitted& admitted,
+                                          std::span<const std::span<const std::byte>> inputs) {
+  for (size_t s = 0; s < spec.inputs.size(); ++s) {
+    const TensorSpec& input = spec.inputs[s];
+    std::optional<OutOfRange> bad;
+    std::string allowed;
+    if (input.range || input.dtype == DType::kBool) {  // no other byte is a boolean
+      IntRange range = input.range.value_or(IntRange{0, 1});
+      if (range.to_sequence) range.high = admitted.sequence;
+      bad = FindOutOfRange(inputs[s], input.dtype, range);
+      if (bad) allowed = fmt::format("{} to {}", range.low, range.high);
+      if (bad && range.to_sequence) allowed += ", the length of this query's sequence";
+    } else if (input.float_range) {
+      bad = FindOutOfRange(inputs[s], input.dtype, *input.float_range);
+      if (bad) allowed = fmt::format("{} to {}", input.float_range->low, input.float_range->high);
+    }
+    if (bad) {
+      return Reject(InputPath(admitted.input_order[s]),
+                    fmt::format("{}[{}] is {}, allowed are {}", input.name, bad->index, bad->value, allowed));
+    }
+  }
+  return {};
 }
 
 }  // namespace abacus

@@ -1,9 +1,11 @@
 // Admission: checks a decoded request against the model it names.
 //
-// Everything that could harm a worker or a batch-mate is caught here: wrong dtype, rank, shape or byte count, a batch
-// or sequence outside the buckets or not exactly one of theirs where padding would change the answers, values outside
-// the declared range (an out-of-range index on a GPU kills every MPS client). Nothing is allocated and nothing is
-// copied before a request has passed.
+// Everything that could harm a worker or a batch-mate is caught here: wrong dtype, rank, shape or byte count, a
+// sequence outside the buckets, more rows than the largest batch times kMaxQueryParts (or than that batch, where a
+// query cannot be run in parts), sizes that are not exactly those of a bucket where padding would change the answers.
+// Nothing is allocated and nothing is copied before a request has passed. Values outside the declared range (an
+// out-of-range index on a GPU kills every MPS client) are looked for in the copy, which the client cannot change any
+// more.
 //
 // Thread rule: pure functions. Errors: a Rejection names the field by its path in the header.
 #ifndef ABACUS_CONTROLLER_INTAKE_ADMISSION_H_
@@ -32,9 +34,14 @@ struct Admitted {
   std::vector<uint32_t> input_order;
 };
 
-// `payloads`: the frames behind the header, in the request's order. *out keeps its capacity between calls.
+// `payloads`: the bytes of the inputs, in the request's order; only their sizes are looked at. *out keeps its capacity
+// between calls.
 tl::expected<void, Rejection> Admit(const ModelSpec& spec, const protocol::Request& request,
                                     std::span<const std::span<const std::byte>> payloads, Admitted* out);
+
+// The values of an admitted request. `inputs`: in the order of the spec.
+tl::expected<void, Rejection> CheckValues(const ModelSpec& spec, const Admitted& admitted,
+                                          std::span<const std::span<const std::byte>> inputs);
 
 }  // namespace abacus
 

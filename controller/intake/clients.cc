@@ -54,7 +54,7 @@ void Clients::Accepted(uint32_t slot) {
   ++queries_;
   ++query.peer->queries;
   query.peer->bytes += query.block.bytes;
-  query.peer->ids.insert(query.id);
+  query.peer->ids.emplace(query.id, slot);
 }
 
 void Clients::Answered(uint32_t slot) { table_[slot].peer->ids.erase(table_[slot].id); }

@@ -16,7 +16,6 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "controller/config/config.h"
 #include "controller/intake/admission.h"
@@ -27,14 +26,14 @@ namespace abacus {
 // One connection. A client that connects again is another peer, whatever it calls itself.
 struct Peer {
   explicit Peer(std::pmr::memory_resource* memory) : ids(memory) {}
-  uint64_t number = 0;                    // of the connection (doorman.h)
-  std::string identity;                   // ZeroMQ routing id: where its replies go
-  int fd = -1;                            // of the connection, -1: not asked for yet; only to attribute bytes to it
-  bool gone = false;                      // the connection has ended: no more replies, its routing id may be another's
-  uint32_t held = 0;                      // slots: queries and other answers that have not left yet
-  uint32_t queries = 0;                   // accepted ones among them
-  uint64_t bytes = 0;                     // arena bytes of its queries
-  std::pmr::unordered_set<uint64_t> ids;  // of its queries without a reply
+  uint64_t number = 0;   // of the connection (doorman.h)
+  std::string identity;  // ZeroMQ routing id: where its replies go
+  int fd = -1;           // of the connection, -1: not asked for yet; only to attribute bytes to it
+  bool gone = false;     // the connection has ended: no more replies, its routing id may be another's
+  uint32_t held = 0;     // slots: queries and other answers that have not left yet
+  uint32_t queries = 0;  // accepted ones among them
+  uint64_t bytes = 0;    // arena bytes of its queries
+  std::pmr::unordered_map<uint64_t, uint32_t> ids;  // of its queries without a reply: their slots
 };
 
 class Clients {
@@ -52,8 +51,25 @@ class Clients {
   // Whether the peer may have one more query with this id and this many bytes of tensors.
   tl::expected<void, Rejection> CheckQuota(const Peer& peer, uint64_t id, uint64_t block_bytes) const;
 
+  // The slot of the peer's query with this id; nullopt: it has none without a reply.
+  static std::optional<uint32_t> QueryOf(const Peer& peer, uint64_t id) {
+    const auto found = peer.ids.find(id);
+    return found == peer.ids.end() ? std::nullopt : std::optional(found->second);
+  }
+  // Calls handle(slot) for every query without a reply of the peers that `which` holds for.
+  template <class Which, class Handle>
+  void ForQueriesOf(const Which& which, const Handle& handle) const {
+    for (const auto& [number, peer] : peers_) {
+      if (peer.ids.empty() || !which(peer)) continue;
+      for (const auto& [id, slot] : peer.ids) handle(slot);
+    }
+  }
+
   // A slot for an answer to the peer; nullopt: the table is full.
   std::optional<uint32_t> Hold(Peer* peer);
+  // The most bytes that the block of a query can have.
+  uint64_t max_query_bytes() const { return limits_.max_client_bytes; }
+
   // The slot carries an accepted query: its id, service and block are set.
   void Accepted(uint32_t slot);
   // The query's terminal reply is being sent: its id may be used again.

@@ -106,6 +106,7 @@ void ConnectionGuard::ReadEvents() {
       Begin(fd);
     } else {
       ends_[fd] = last_number_;
+      ++ends_read_;
     }
   }
 }

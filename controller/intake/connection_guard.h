@@ -61,6 +61,8 @@ class ConnectionGuard {
     const auto end = ends_.find(fd);
     return end != ends_.end() && end->second >= number;
   }
+  // Ends that were read so far, of whatever connection.
+  uint64_t ends_read() const { return ends_read_; }
   // Whether any client has named its connection so far.
   bool names_used() const { return names_used_; }
 
@@ -92,6 +94,7 @@ class ConnectionGuard {
   zmq::socket_t monitor_;
   std::unordered_map<int, Connection> connections_;  // by ZeroMQ's fd
   std::unordered_map<int, uint64_t> ends_;           // by ZeroMQ's fd: last_number_ when an end of it was read last
+  uint64_t ends_read_ = 0;
   uint64_t last_number_ = 0;
   bool names_used_ = false;
   uint64_t baseline_bytes_ = 0;  // anonymous memory that growth is counted from

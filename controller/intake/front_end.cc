@@ -37,7 +37,7 @@ bool IpcPathInUse(const std::string& path) {
 }  // namespace
 
 FrontEnd::FrontEnd(const ServerConfig& server, const LimitsConfig& limits, ServiceSetPtr services, Region* region,
-                   QueryTable* table, QueryChannel* channel, std::function<void()> wake_scheduler)
+                   QueryTable* table, QueryChannel* channel, const Leases* leases, std::function<void()> wake_scheduler)
     : region_(*region),
       table_(*table),
       channel_(*channel),
@@ -46,8 +46,9 @@ FrontEnd::FrontEnd(const ServerConfig& server, const LimitsConfig& limits, Servi
       router_(context_, zmq::socket_type::router),
       arena_(region->arena().size()),
       clients_(limits, table),
-      replies_(limits, &router_, region, table, &arena_, &clients_),
-      ingress_(limits, std::move(services), region, table, &arena_, &clients_, &replies_),
+      copies_(static_cast<uint32_t>(server.intake_threads), table, region->arena(), [this] { waker_.Wake(); }),
+      replies_(limits, &router_, region, table, &arena_, &clients_, leases),
+      ingress_(limits, std::move(services), region, table, &arena_, &clients_, &replies_, leases, &copies_),
       frames_(limits.max_frames) {}
 
 FrontEnd::~FrontEnd() {
@@ -59,10 +60,10 @@ FrontEnd::~FrontEnd() {
 
 Result<std::unique_ptr<FrontEnd>> FrontEnd::Create(const ServerConfig& server, const LimitsConfig& limits,
                                                    ServiceSetPtr services, const std::string& ipc_path, Region* region,
-                                                   QueryTable* table, QueryChannel* channel,
+                                                   QueryTable* table, QueryChannel* channel, const Leases* leases,
                                                    std::function<void()> wake_scheduler) {
   std::unique_ptr<FrontEnd> front_end(
-      new FrontEnd(server, limits, std::move(services), region, table, channel, std::move(wake_scheduler)));
+      new FrontEnd(server, limits, std::move(services), region, table, channel, leases, std::move(wake_scheduler)));
   zmq::socket_t& router = front_end->router_;
   router.set(zmq::sockopt::router_mandatory, true);  // a reply to a vanished client is an error that we count
   router.set(zmq::sockopt::linger, kLingerMs);
@@ -115,10 +116,13 @@ void FrontEnd::Run(const std::atomic<bool>& stop) {
     for (ServiceSetPtr& services : published_.Take()) ingress_.Serve(std::move(services));
     replies_.Reclaim();
     size_t work = SendFinished();
+    work += TakeCopied();
     work += ReceiveSome();
+    Submit();
     const uint64_t now_ns = MonotonicNs();
     doorman_->LetIn(now_ns);
     CheckConnections(now_ns);
+    Submit();
     if (work == 0) Sleep(stop);
   }
 }
@@ -127,27 +131,76 @@ size_t FrontEnd::SendFinished() {
   std::array<uint32_t, kReceiveBatch> slots;
   const size_t count = channel_.done.pop(slots.data(), slots.size());
   if (count == 0) return 0;
-  // A routing id goes over to another connection only after the end of the first was signalled and the socket then
-  // received what that one had sent. Nothing is received between here and the last reply, so whoever has not ended by
-  // now is still the one that its routing id leads to.
   guard_->ReadEvents();
-  for (size_t i = 0; i < count; ++i) {
-    Peer* peer = table_[slots[i]].peer;
-    peer->gone = guard_->Ended(peer->number, peer->fd);
-    replies_.SendResult(slots[i]);
-  }
+  for (size_t i = 0; i < count; ++i) Finish(slots[i]);
   return count;
+}
+
+void FrontEnd::Finish(uint32_t slot) {
+  const Query& query = table_[slot];
+  const Peer& peer = CheckGone(slot);
+  const OutputPlace& place = replies_.place(slot);
+  if (place.region != nullptr && query.status == StatusCode::kOk && !peer.gone) {
+    std::unique_ptr<TensorCopy> copy = copies_.Fresh();
+    copy->slot = slot;
+    copy->place = place;
+    OutputOffsetsAt(LayoutOf(query.service->config.spec, query.rows, query.sequence), 0, &copy->bytes);
+    if (!copies_.Run(&copy)) return;
+    copies_.Recycle(std::move(copy));
+  }
+  replies_.SendResult(slot);
+}
+
+size_t FrontEnd::TakeCopied() {
+  if (!copies_.any_done()) return 0;
+  guard_->ReadEvents();
+  return copies_.TakeDone([this](const TensorCopy& copy) {
+    if (!copy.outputs()) {
+      TakeCopiedInputs(copy);
+      return;
+    }
+    CheckGone(copy.slot);
+    replies_.SendResult(copy.slot);
+  });
+}
+
+void FrontEnd::TakeCopiedInputs(const TensorCopy& copy) {
+  Query& query = table_[copy.slot];
+  if (copy.rejection) {
+    CheckGone(copy.slot);
+    replies_.RefuseAccepted(copy.slot, *copy.rejection);
+  } else if (closed_.load(std::memory_order_acquire)) {
+    CheckGone(copy.slot);
+    query.status = StatusCode::kShuttingDown;
+    query.message = "the controller is shutting down";
+    replies_.SendResult(copy.slot);
+  } else {
+    submitted_.push_back(copy.slot);
+    if (query.cancel_sent) submitted_.push_back(copy.slot | QueryChannel::kCancelBit);
+    Submit();  // before the pool counts it as dealt with
+  }
+}
+
+// A routing id goes over to another connection only after the end of the first was signalled and the socket then
+// received what that one had sent. Nothing is received between ReadEvents and the replies that are sent after it, so
+// whoever has not ended by now is still the one that its routing id leads to.
+Peer& FrontEnd::CheckGone(uint32_t slot) {
+  Peer& peer = *table_[slot].peer;
+  peer.gone = guard_->Ended(peer.number, peer.fd);
+  return peer;
 }
 
 size_t FrontEnd::ReceiveSome() {
   size_t received = 0;
   while (received < kReceiveBatch && ReceiveOne()) ++received;
-  if (!submitted_.empty()) {
-    channel_.submitted.push(submitted_.data(), submitted_.size());  // has room for every accepted query
-    submitted_.clear();
-    wake_scheduler_();
-  }
   return received;
+}
+
+void FrontEnd::Submit() {
+  if (submitted_.empty()) return;
+  channel_.submitted.push(submitted_.data(), submitted_.size());  // has room for all that there can be
+  submitted_.clear();
+  wake_scheduler_();
 }
 
 bool FrontEnd::ReceiveOne() {
@@ -172,8 +225,8 @@ void FrontEnd::Take(const zmq::message_t& identity, const Message& message) {
   // Nothing more for one that does not read its replies, or that has gone.
   if (clients_.CutOff(*peer) || guard_->Ended(peer->number, peer->fd)) {
     BumpOwned(region_.header().rejected_messages);
-  } else if (const auto slot = ingress_.Handle(peer, message)) {
-    submitted_.push_back(*slot);
+  } else if (const auto told = ingress_.Handle(peer, message)) {
+    submitted_.push_back(*told);
   }
 }
 
@@ -197,14 +250,26 @@ void FrontEnd::CheckConnections(uint64_t now_ns) {
   if (const uint32_t closed = guard_->Check(now_ns)) {
     BumpOwned(region_.header().closed_connections, uint64_t{closed});
   }
+  CancelVanished();
   if (now_ns < next_sweep_ns_) return;
   next_sweep_ns_ = now_ns + kClientSweepNs;
   clients_.Sweep();
 }
 
+void FrontEnd::CancelVanished() {
+  guard_->ReadEvents();
+  if (guard_->ends_read() == ends_seen_) return;
+  ends_seen_ = guard_->ends_read();
+  clients_.ForQueriesOf([this](const Peer& peer) { return guard_->Ended(peer.number, peer.fd); },
+                        [this](uint32_t slot) {
+                          if (const auto told = ingress_.Cancel(slot)) submitted_.push_back(*told);
+                        });
+}
+
 void FrontEnd::Sleep(const std::atomic<bool>& stop) {
   waker_.PrepareSleep();
-  if (channel_.done.read_available() == 0 && published_.empty() && !stop.load(std::memory_order_acquire)) {
+  if (channel_.done.read_available() == 0 && !copies_.any_done() && published_.empty() &&
+      !stop.load(std::memory_order_acquire)) {
     std::array<zmq::pollitem_t, 4> items = {{{router_.handle(), 0, ZMQ_POLLIN, 0},
                                              {nullptr, waker_.fd(), ZMQ_POLLIN, 0},
                                              {doorman_->door().handle(), 0, ZMQ_POLLIN, 0},

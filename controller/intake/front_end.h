@@ -1,13 +1,18 @@
 // FrontEnd: the thread that owns the client sockets, and nothing but its loop.
 //
 //   message --> Ingress --> submitted --> scheduler --> done --> Replies --> socket
+//                  \--> CopyPool --/                     \--> CopyPool --/
 //
+// Large inputs, and large outputs that go to a leased region, take the way below: copied by other threads.
 // Clients counts what each client makes the controller hold, ConnectionGuard cuts off those that send without end; both
 // bound what a client can do to the others. Doorman tells connections apart, so that no client gets another's replies.
 //
-// Ownership: region, table and channel outlive it; it owns sockets, arena bookkeeping and free slots.
-// Thread rule: everything on the front end's own thread (Run), except Publish, Wake, SetArenaReady, SetDraining and
-// InUse, which any thread may call.
+// Queries whose client took them back, or whose connection has ended, are cancelled: the scheduler is told so, after
+// the query itself and at most once.
+//
+// Ownership: region, table, channel and leases outlive it; it owns sockets, arena bookkeeping and free slots.
+// Thread rule: everything on the front end's own thread (Run), except Publish, Wake, SetArenaReady, SetDraining,
+// SetClosed, Copying and InUse, which any thread may call.
 #ifndef ABACUS_CONTROLLER_INTAKE_FRONT_END_H_
 #define ABACUS_CONTROLLER_INTAKE_FRONT_END_H_
 
@@ -26,8 +31,10 @@
 #include "controller/config/service_set.h"
 #include "controller/intake/clients.h"
 #include "controller/intake/connection_guard.h"
+#include "controller/intake/copy_pool.h"
 #include "controller/intake/doorman.h"
 #include "controller/intake/ingress.h"
+#include "controller/intake/leases.h"
 #include "controller/intake/query_table.h"
 #include "controller/intake/replies.h"
 #include "controller/intake/tensor_arena.h"
@@ -40,7 +47,7 @@ class FrontEnd {
   // Binds every endpoint. kUnavailable names the endpoint that is taken or not valid.
   static Result<std::unique_ptr<FrontEnd>> Create(const ServerConfig& server, const LimitsConfig& limits,
                                                   ServiceSetPtr services, const std::string& ipc_path, Region* region,
-                                                  QueryTable* table, QueryChannel* channel,
+                                                  QueryTable* table, QueryChannel* channel, const Leases* leases,
                                                   std::function<void()> wake_scheduler);
   ~FrontEnd();
 
@@ -52,6 +59,10 @@ class FrontEnd {
   void SetArenaReady() { ingress_.SetArenaReady(); }
   // From now on new queries get SHUTTING_DOWN.
   void SetDraining() { ingress_.SetDraining(); }
+  // From now on what the scheduler does not have yet is answered SHUTTING_DOWN; SetDraining came before.
+  void SetClosed() { closed_.store(true, std::memory_order_release); }
+  // Accepted queries that the scheduler does not have yet, or not any more, since their tensors are being copied.
+  uint32_t Copying() const { return copies_.held(); }
   // Queries and other answers that have not left yet.
   uint32_t InUse() const { return clients_.in_use(); }
   // The addresses as bound (a port of 0 resolved).
@@ -59,10 +70,15 @@ class FrontEnd {
 
  private:
   FrontEnd(const ServerConfig& server, const LimitsConfig& limits, ServiceSetPtr services, Region* region,
-           QueryTable* table, QueryChannel* channel, std::function<void()> wake_scheduler);
+           QueryTable* table, QueryChannel* channel, const Leases* leases, std::function<void()> wake_scheduler);
   Status Bind(const std::string& endpoint);
 
   size_t SendFinished();
+  // Sends the terminal reply, or has its outputs copied first.
+  void Finish(uint32_t slot);
+  size_t TakeCopied();
+  // A thread has copied the inputs of this query.
+  void TakeCopiedInputs(const TensorCopy& copy);
   size_t ReceiveSome();
   bool ReceiveOne();
   // A message from `identity`; its frames are in frames_.
@@ -70,6 +86,11 @@ class FrontEnd {
   // The rest of the message whose first frame was received, into frames_.
   Message ReceiveFrames(bool more);
   void CheckConnections(uint64_t now_ns);
+  void CancelVanished();
+  // Whether the peer's connection has ended is known from here on.
+  Peer& CheckGone(uint32_t slot);
+  // Hands submitted_ over.
+  void Submit();
   void Sleep(const std::atomic<bool>& stop);
 
   Region& region_;
@@ -87,10 +108,13 @@ class FrontEnd {
 
   TensorArena arena_;
   Clients clients_;
+  CopyPool copies_;
   Replies replies_;
   Ingress ingress_;
+  std::atomic<bool> closed_{false};
+  uint64_t ends_seen_ = 0;  // of connections, whose queries were cancelled
   uint64_t next_sweep_ns_ = 0;
-  std::vector<uint32_t> submitted_;     // accepted in this iteration, handed over together
+  std::vector<uint32_t> submitted_;     // for the scheduler, handed over together
   std::vector<zmq::message_t> frames_;  // of one message, max_frames of them; kept to save allocations
 };
 

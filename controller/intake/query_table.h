@@ -42,7 +42,7 @@ struct Query {
   uint64_t id = 0;  // the client's
   Peer* peer = nullptr;
   ServicePtr service;     // as admitted by it; null: nothing was accepted, the slot only carries an answer out
-  uint32_t rows = 0;      // of the batch; the job that takes them in may have more
+  uint32_t rows = 0;      // of the batch; more than the largest bucket has run in parts, in several jobs
   uint32_t sequence = 0;  // length; 0: the model has no sequence dimension
   bool synthetic = false;
   TensorArena::Block block;  // its tensors at its own shape (models/tensor_layout.h); bytes == 0: none
@@ -53,6 +53,16 @@ struct Query {
   StatusCode status = StatusCode::kOk;
   std::string message;
   protocol::Timing timing;
+
+  // The front end's own: the scheduler was told that its client cancelled it.
+  bool cancel_sent = false;
+
+  // The scheduler's own.
+  bool live = false;          // accepted, and not answered yet
+  uint64_t order = 0;         // WaitingQuery::order of its parts
+  uint32_t parts_left = 0;    // that wait or are in a job; the last one to end answers the query
+  uint32_t parts_unsent = 0;  // that were not sent to the end of the model
+  uint64_t began_ns = 0;      // when the round of its first part began; 0: none has
 
   // The reply on its way out.
   std::string header;
@@ -116,9 +126,15 @@ class QueryTable {
   std::atomic<uint32_t> released_{kNone};  // head of a list; pushed to by ZeroMQ's I/O threads and the front end
 };
 
-// Front end <-> scheduler. Both directions can hold every accepted query, so a push never fails.
+// Front end <-> scheduler. Both directions can hold all that there can be, so a push never fails.
+//
+// A slot with kCancelBit says that the client of its query cancelled it; the front end says it at most once for a
+// query, after the query itself and before it gives the slot back. So one that comes too late is in front of the slot's
+// next query and finds none that is live. A slot can be in the queue three times: a late cancellation of its query
+// before, its query, and the cancellation of that one.
 struct QueryChannel {
-  explicit QueryChannel(uint32_t capacity) : submitted(capacity), done(capacity) {}
+  static constexpr uint32_t kCancelBit = 1u << 31;
+  explicit QueryChannel(uint32_t capacity) : submitted(size_t{3} * capacity), done(capacity) {}
   boost::lockfree::spsc_queue<uint32_t> submitted;  // front end -> scheduler
   boost::lockfree::spsc_queue<uint32_t> done;       // scheduler -> front end
 };

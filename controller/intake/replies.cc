@@ -31,16 +31,30 @@ void Replies::Begin(uint64_t id) {
 void Replies::StateLimits() {
   reply_.max_frame_bytes = limits_.max_frame_bytes;
   reply_.max_message_bytes = limits_.max_message_bytes;
+  reply_.lease = leases_.path();
 }
 
 void Replies::Refuse(Peer* peer, uint64_t id, const std::string& model, const Rejection& why) {
-  BumpOwned(region_.header().rejected_messages);
   Begin(id);
+  FillRefusal(why, model);
+  SendAnswer(peer);
+}
+
+void Replies::RefuseAccepted(uint32_t slot, const Rejection& why) {
+  const Query& query = table_[slot];
+  Begin(query.id);
+  FillRefusal(why, query.service->config.name);
+  places_[slot] = {};
+  clients_.Answered(slot);
+  Send(slot, {});
+}
+
+void Replies::FillRefusal(const Rejection& why, const std::string& model) {
+  BumpOwned(region_.header().rejected_messages);
   reply_.status = why.code;
   reply_.field = why.field;
   reply_.message = why.message;
   reply_.model = model;
-  SendAnswer(peer);
 }
 
 void Replies::SendModels(Peer* peer, uint64_t id, const ServiceSet& services) {
@@ -73,6 +87,7 @@ void Replies::SendResult(uint32_t slot) {
   reply_.services.clear();
   reply_.ready = false;
   reply_.max_frame_bytes = reply_.max_message_bytes = 0;
+  reply_.lease.clear();
   reply_.digest.clear();
   reply_.timing = query.timing;
   reply_.timing.total_us = (MonotonicNs() - query.arrival_ns) / kNsPerUs;
@@ -80,22 +95,26 @@ void Replies::SendResult(uint32_t slot) {
   if (query.status == StatusCode::kOk && query.service->held != nullptr) {
     reply_.digest.assign(query.service->held->digest(), 0, kReplyDigestDigits);
   }
+  const OutputPlace place = std::exchange(places_[slot], {});
+  reply_.outputs.clear();
+  TensorLayout layout;
   if (query.status == StatusCode::kOk && !query.synthetic) {
-    ListOutputs(query);
-    Send(slot, LayoutOf(query.service->config.spec, query.rows, query.sequence));
-  } else {
-    reply_.outputs.clear();
-    Send(slot, {});
+    layout = LayoutOf(query.service->config.spec, query.rows, query.sequence);
+    ListOutputs(query, layout, place);
+    if (place.region != nullptr) layout.outputs.clear();  // no frames
   }
+  Send(slot, layout);
 }
 
-void Replies::ListOutputs(const Query& query) {
+void Replies::ListOutputs(const Query& query, const TensorLayout& layout, const OutputPlace& place) {
   const ModelSpec& spec = query.service->config.spec;
+  const OutputOffsets offsets = OutputOffsetsAt(layout, place.offset_bytes);
   reply_.outputs.resize(spec.outputs.size());
   for (size_t i = 0; i < spec.outputs.size(); ++i) {
     reply_.outputs[i].name = spec.outputs[i].name;
     reply_.outputs[i].dtype = spec.outputs[i].dtype;
     reply_.outputs[i].shape = ShapeAt(spec.outputs[i], query.rows, query.sequence);
+    reply_.outputs[i].offset = place.region != nullptr ? std::optional(offsets[i]) : std::nullopt;
   }
 }
 

@@ -2,6 +2,7 @@
 //
 // Every answer occupies a slot of the QueryTable from here until ZeroMQ has released its last frame. Frames are not
 // copied: the header lies in the query, outputs lie in its arena block; both stay untouched until they are released.
+// Outputs that have a place in a leased region were copied there (copies.h) and have no frames.
 // A reply to a client that has vanished is dropped and counted, also where another one bears its routing id by now.
 //
 // Thread rule: the front end's thread. Frames are released on ZeroMQ's I/O threads, which touch nothing but the table.
@@ -10,12 +11,16 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 #include <zmq.hpp>
 
 #include "client/protocol.h"
 #include "controller/config/config.h"
 #include "controller/config/service_set.h"
 #include "controller/intake/clients.h"
+#include "controller/intake/copies.h"
+#include "controller/intake/leases.h"
 #include "controller/intake/query_table.h"
 #include "controller/intake/tensor_arena.h"
 #include "models/tensor_layout.h"
@@ -26,16 +31,30 @@ namespace abacus {
 class Replies {
  public:
   Replies(const LimitsConfig& limits, zmq::socket_t* router, Region* region, QueryTable* table, TensorArena* arena,
-          Clients* clients)
-      : limits_(limits), router_(*router), region_(*region), table_(*table), arena_(*arena), clients_(*clients) {}
+          Clients* clients, const Leases* leases)
+      : limits_(limits),
+        router_(*router),
+        region_(*region),
+        table_(*table),
+        arena_(*arena),
+        clients_(*clients),
+        leases_(*leases),
+        places_(table->capacity()) {}
 
   // Answers to what is no accepted query. Not sent while the table is full of answers that nobody reads.
   void Refuse(Peer* peer, uint64_t id, const std::string& model, const Rejection& why);
   void SendModels(Peer* peer, uint64_t id, const ServiceSet& services);
   void SendHealth(Peer* peer, uint64_t id, const ServiceSet& services, bool draining);
 
-  // The terminal reply of an accepted query, with the status, message and timing that the scheduler left in it.
+  // Where the outputs of an accepted query go; forgotten with its terminal reply.
+  void SetPlace(uint32_t slot, OutputPlace place) { places_[slot] = std::move(place); }
+  const OutputPlace& place(uint32_t slot) const { return places_[slot]; }
+
+  // The terminal reply of an accepted query, with the status, message and timing that the scheduler left in it. Outputs
+  // that have a place lie there already.
   void SendResult(uint32_t slot);
+  // The terminal reply of an accepted query that the scheduler was not told of: its inputs were wrong.
+  void RefuseAccepted(uint32_t slot, const Rejection& why);
 
   // Gives back slots, blocks and quotas of all answers that have left.
   void Reclaim();
@@ -48,7 +67,8 @@ class Replies {
   // Sends reply_, which has no outputs, to the peer.
   void SendAnswer(Peer* peer);
   // Names the outputs of the query in reply_.
-  void ListOutputs(const Query& query);
+  void ListOutputs(const Query& query, const TensorLayout& layout, const OutputPlace& place);
+  void FillRefusal(const Rejection& why, const std::string& model);
   // Sends reply_ as the slot's answer; its outputs lie in the query's block as `layout` says.
   void Send(uint32_t slot, const TensorLayout& layout);
   bool SendFrame(zmq::message_t* frame, bool more);
@@ -59,7 +79,9 @@ class Replies {
   QueryTable& table_;
   TensorArena& arena_;
   Clients& clients_;
-  protocol::Reply reply_;  // scratch of one answer, kept to save allocations
+  const Leases& leases_;
+  std::vector<OutputPlace> places_;  // by slot
+  protocol::Reply reply_;            // scratch of one answer, kept to save allocations
 };
 
 }  // namespace abacus

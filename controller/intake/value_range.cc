@@ -46,7 +46,9 @@ std::optional<OutOfRange> ScanIntegers(std::span<const std::byte> data, const In
   const auto narrow = [](int64_t bound) {
     return static_cast<T>(std::clamp(bound, int64_t{Limits::min()}, int64_t{Limits::max()}));
   };
-  const auto found = FirstOutside<T>(data, narrow(range.low), narrow(range.high), [](T value) { return value; });
+  const T low = narrow(range.low), high = narrow(range.high);
+  if (low == Limits::min() && high == Limits::max()) return std::nullopt;  // every value is allowed: uint8 pictures
+  const auto found = FirstOutside<T>(data, low, high, [](T value) { return value; });
   if (!found) return std::nullopt;
   return OutOfRange{*found, std::to_string(ElementAt<T>(data, *found))};
 }

@@ -4,8 +4,10 @@
 
 #include <cstring>
 #include <limits>
+#include <span>
 #include <vector>
 
+#include "shm/layout.h"
 #include "tests/support/specs.h"
 
 namespace abacus {
@@ -28,9 +30,15 @@ class AdmissionTest : public testing::Test {
     }
     for (auto& bytes : storage_) payloads_.emplace_back(bytes);
   }
+  // As it goes with a query: first its form, then the values in the copy, which is in the order of the spec.
   Rejection Rejected(const ModelSpec& spec) {
     Admitted admitted;
-    const auto result = Admit(spec, request_, payloads_, &admitted);
+    auto result = Admit(spec, request_, payloads_, &admitted);
+    std::vector<std::span<const std::byte>> inputs;
+    for (const uint32_t i : admitted.input_order) {
+      if (result) inputs.push_back(payloads_[i]);
+    }
+    if (result && !request_.synthetic) result = CheckValues(spec, admitted, inputs);
     if (result) return {StatusCode::kOk, "admitted", "admitted"};
     EXPECT_EQ(result.error().code, StatusCode::kInvalidArgument);
     EXPECT_FALSE(result.error().message.empty());
@@ -79,8 +87,6 @@ TEST_F(AdmissionTest, NamesTheFieldOfEveryMistake) {
   EXPECT_EQ(RejectedField(image_), "inputs[0].shape");
   Give({{"x", DType::kFloat32, {-1, 4}}});
   EXPECT_EQ(RejectedField(image_), "inputs[0].shape");
-  Give({{"x", DType::kFloat32, {5, 4}}});
-  EXPECT_EQ(RejectedField(image_), "inputs") << "above the largest bucket";
   Give({{"x", DType::kFloat32, {INT64_MAX, 4}}});
   EXPECT_NE(RejectedField(image_), "admitted");
   Give({});
@@ -236,8 +242,33 @@ TEST_F(AdmissionTest, SyntheticQueriesNameTheirShape) {
   EXPECT_EQ(RejectedField(image_), "admitted");
   request_.batch = 0;
   EXPECT_EQ(RejectedField(image_), "synthetic.batch");
-  request_.batch = 5;
+  request_.batch = 4 * static_cast<uint32_t>(kMaxQueryParts);
+  EXPECT_EQ(RejectedField(image_), "admitted");
+  ++request_.batch;
   EXPECT_EQ(RejectedField(image_), "synthetic.batch");
+}
+
+TEST_F(AdmissionTest, MoreRowsThanTheLargestBatchRunInParts) {
+  constexpr auto kParts = static_cast<int64_t>(kMaxQueryParts);
+  Admitted admitted;
+  for (const int64_t rows : {int64_t{5}, 4 * kParts}) {
+    Give({{"x", DType::kFloat32, {rows, 4}}});
+    ASSERT_TRUE(Admit(image_, request_, payloads_, &admitted)) << rows;
+    EXPECT_EQ(admitted.batch, rows);
+  }
+  Give({{"x", DType::kFloat32, {4 * kParts + 1, 4}}});
+  EXPECT_EQ(RejectedField(image_), "inputs");
+  EXPECT_EQ(RejectedMessage(image_),
+            "batch 257 is above 64 times the largest bucket of image (4); send several queries");
+}
+
+TEST_F(AdmissionTest, WhatCannotBeRunInPartsFitsTheLargestBatch) {
+  ModelSpec sum = test::ImageSpec();  // one output for all rows together
+  sum.outputs[0].dims = Shape{4};
+  Give({{"x", DType::kFloat32, {4, 4}}});
+  EXPECT_EQ(RejectedField(sum), "admitted");
+  Give({{"x", DType::kFloat32, {5, 4}}});
+  EXPECT_EQ(RejectedMessage(sum), "batch 5 is above the largest bucket of image (4)");
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
+#include <set>
 #include <vector>
 
 namespace abacus {
@@ -94,6 +96,34 @@ TEST_F(ClientsTest, AnIdIsFreeOnceItsReplyIsOnItsWay) {
   EXPECT_EQ(Quota(*clients_->PeerOf(2, "b"), 7), StatusCode::kOk) << "ids are each client's own";
   clients_->Answered(slot);
   EXPECT_EQ(Quota(*a, 7), StatusCode::kOk);
+}
+
+TEST_F(ClientsTest, AQueryIsFoundByItsClientOnlyAndUntilItIsAnswered) {
+  Peer* a = clients_->PeerOf(1, "a");
+  Peer* b = clients_->PeerOf(2, "b");
+  const uint32_t slot = Accept(a, 7);
+  const uint32_t other = Accept(b, 8);
+  EXPECT_EQ(Clients::QueryOf(*a, 7), slot);
+  EXPECT_EQ(Clients::QueryOf(*a, 8), std::nullopt) << "another client's";
+  EXPECT_EQ(Clients::QueryOf(*b, 8), other);
+  clients_->Answered(slot);
+  EXPECT_EQ(Clients::QueryOf(*a, 7), std::nullopt);
+}
+
+TEST_F(ClientsTest, QueriesOfSomePeersAreListed) {
+  Peer* a = clients_->PeerOf(1, "a");
+  const uint32_t first = Accept(a, 7), second = Accept(a, 8);
+  Accept(clients_->PeerOf(2, "b"), 7);
+  std::set<uint32_t> found;
+  const auto list = [&] {
+    found.clear();
+    clients_->ForQueriesOf([](const Peer& peer) { return peer.number == 1; },
+                           [&](uint32_t slot) { found.insert(slot); });
+    return found;
+  };
+  EXPECT_EQ(list(), (std::set<uint32_t>{first, second}));
+  clients_->Answered(first);
+  EXPECT_EQ(list(), (std::set<uint32_t>{second}));
 }
 
 TEST_F(ClientsTest, OneThatReadsNothingIsCutOff) {

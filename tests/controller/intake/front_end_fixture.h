@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -22,6 +23,7 @@
 #include "client/protocol.h"
 #include "controller/intake/front_end.h"
 #include "models/tensor_layout.h"
+#include "tests/controller/intake/lease_client.h"
 #include "tests/support/controller_process.h"
 #include "tests/support/specs.h"
 
@@ -134,7 +136,7 @@ class FrontEndTest : public testing::Test {
     table_ = std::make_unique<QueryTable>(slots);
     channel_ = std::make_unique<QueryChannel>(slots);
     auto created = FrontEnd::Create(server_, limits_, MakeSet({image_, text_}), "", region_.get(), table_.get(),
-                                    channel_.get(), [this] { wakes_.fetch_add(1); });
+                                    channel_.get(), &leases_, [this] { wakes_.fetch_add(1); });
     ASSERT_TRUE(created) << created.error().message();
     front_end_ = std::move(*created);
     if (arena_ready) front_end_->SetArenaReady();
@@ -149,11 +151,30 @@ class FrontEndTest : public testing::Test {
   std::string endpoint() const { return front_end_->endpoints().front(); }
   const SegmentHeader& header() const { return region_->header(); }
 
-  // The scheduler's part.
+  // The scheduler's part. What it is told to cancel stands in cancelled_.
+  bool TakeQuery(uint32_t* slot) {
+    for (uint32_t told = 0; channel_->submitted.pop(told);) {
+      *slot = told & ~QueryChannel::kCancelBit;
+      if (told == *slot) return true;
+      cancelled_.push_back(*slot);
+    }
+    return false;
+  }
   uint32_t NextQuery() {
     uint32_t slot = UINT32_MAX;
-    EXPECT_TRUE(test::Eventually(test::kPatienceMs, [&] { return channel_->submitted.pop(slot); }));
-    return slot;
+    if (test::Eventually(test::kPatienceMs, [&] { return TakeQuery(&slot); })) return slot;
+    ADD_FAILURE() << "no query came";
+    return UINT32_MAX;
+  }
+  // Whether the scheduler is told within the time to cancel this query, and has been told so once.
+  bool IsCancelled(uint32_t slot, int within_ms = test::kPatienceMs) {
+    uint32_t other = 0;
+    const auto count = [&] {
+      EXPECT_FALSE(TakeQuery(&other)) << "another query came";
+      return std::count(cancelled_.begin(), cancelled_.end(), slot);
+    };
+    test::Eventually(within_ms, [&] { return count() > 0; });
+    return count() == 1;
   }
   void Finish(uint32_t slot, StatusCode status = StatusCode::kOk, std::string message = {}) {
     (*table_)[slot].status = status;
@@ -204,7 +225,9 @@ class FrontEndTest : public testing::Test {
   std::unique_ptr<Region> region_;
   std::unique_ptr<QueryTable> table_;
   std::unique_ptr<QueryChannel> channel_;
+  Leases leases_{"/tmp/abacus-leases-" + std::to_string(getpid()) + ".sock"};  // outlives the front end
   std::unique_ptr<FrontEnd> front_end_;
+  std::vector<uint32_t> cancelled_;
   std::atomic<int> wakes_{0};
   std::atomic<bool> stop_{false};
   std::thread thread_;

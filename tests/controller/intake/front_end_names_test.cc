@@ -74,13 +74,13 @@ TEST_F(NamedClientsTest, WhatWasSentBeforeTheEndIsNotAnsweredToTheNext) {
     Dealer after(&shared_, endpoint(), "same");
     for (uint64_t id = 1; id < 60; ++id) after.Send(Synthetic(id, "nobody"));
     for (uint64_t id = 1; id < 60; ++id) {
-      for (uint32_t slot = 0; channel_->submitted.pop(slot);) Finish(slot, StatusCode::kWorkerFailed);
+      for (uint32_t slot = 0; TakeQuery(&slot);) Finish(slot, StatusCode::kWorkerFailed);
       const auto answer = after.Receive();
       ASSERT_TRUE(answer.has_value()) << id;
       EXPECT_EQ(answer->reply.id, id);
       EXPECT_EQ(answer->reply.status, StatusCode::kUnknownModel) << "the reply to a query of the connection before";
     }
-    for (uint32_t slot = 0; channel_->submitted.pop(slot);) Finish(slot, StatusCode::kWorkerFailed);
+    for (uint32_t slot = 0; TakeQuery(&slot);) Finish(slot, StatusCode::kWorkerFailed);
   }
   ExpectAllBack();
 }
@@ -126,7 +126,7 @@ TEST_F(NamedClientsTest, TheSecondOfANameIsServedOnceTheFirstHasGone) {
   }));
   Finish(NextQuery());
   ASSERT_TRUE(second.Receive().has_value());
-  for (uint32_t slot = 0; channel_->submitted.pop(slot);) Finish(slot);
+  for (uint32_t slot = 0; TakeQuery(&slot);) Finish(slot);
   ExpectAllBack();
 }
 

@@ -106,7 +106,8 @@ TEST_F(FrontEndTest, RefusesTensorsThatDoNotFit) {
   Dealer dealer(endpoint());
   dealer.Send(ImageQuery(1, 2), {std::string(16, 'q')});
   ExpectRefused(dealer, 1, StatusCode::kInvalidArgument, "inputs[0]");
-  dealer.Send(ImageQuery(2, 5), {std::string(5 * 16, 'q')});
+  const int64_t most = 4 * static_cast<int64_t>(kMaxQueryParts);
+  dealer.Send(ImageQuery(2, most + 1), {std::string(static_cast<size_t>(most + 1) * 16, 'q')});
   ExpectRefused(dealer, 2, StatusCode::kInvalidArgument, "inputs");
   ExpectAllBack();
 }

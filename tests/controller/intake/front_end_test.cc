@@ -354,8 +354,8 @@ TEST_F(FrontEndTest, AReplacedServiceIsForgottenWithItsLastQuery) {
 TEST_F(FrontEndTest, SaysWhichAddressIsTaken) {
   Start();
   server_.listen = {endpoint()};
-  const auto second =
-      FrontEnd::Create(server_, limits_, MakeSet({image_}), "", region_.get(), table_.get(), channel_.get(), [] {});
+  const auto second = FrontEnd::Create(server_, limits_, MakeSet({image_}), "", region_.get(), table_.get(),
+                                       channel_.get(), &leases_, [] {});
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code(), StatusCode::kUnavailable);
   EXPECT_THAT(second.error().message(), HasSubstr(endpoint()));

@@ -61,6 +61,22 @@ TEST(QueryTable, GivesAllReleasedSlotsAtOnce) {
   EXPECT_EQ(slots.size(), 3u);
 }
 
+// See QueryChannel: that many entries of each slot can be on their way at once.
+TEST(QueryChannel, HasRoomForEveryQueryWithACancellationAndOneThatIsLate) {
+  constexpr uint32_t kSlots = 8;
+  QueryChannel channel(kSlots);
+  for (uint32_t slot = 0; slot < kSlots; ++slot) {
+    EXPECT_TRUE(channel.submitted.push(slot | QueryChannel::kCancelBit)) << "of its query before";
+    EXPECT_TRUE(channel.submitted.push(slot));
+    EXPECT_TRUE(channel.submitted.push(slot | QueryChannel::kCancelBit));
+    EXPECT_TRUE(channel.done.push(slot));
+  }
+  uint32_t entry = 0;
+  ASSERT_TRUE(channel.submitted.pop(entry));
+  EXPECT_EQ(entry & ~QueryChannel::kCancelBit, 0u);
+  EXPECT_NE(entry, 0u);
+}
+
 // How the test's threads pass slots on. What orders libzmq's threads is invisible to ThreadSanitizer, so under it the
 // table's own order must do.
 #ifdef __SANITIZE_THREAD__
