@@ -16,7 +16,6 @@
 #include "shm/layout.h"
 
 namespace abacus {
-
 namespace {
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
@@ -26,6 +25,7 @@ constexpr size_t kMaxServerNameBytes = 32;   // RUN_DIR/NAME/controller.ipc must
 constexpr size_t kMaxServiceNameBytes = 63;  // with its NUL it fits ServiceBlock::name
 constexpr size_t kMaxListen = 16;
 constexpr uint32_t kSpinUs = 50;
+constexpr int64_t kHighestMaxBatch = 65536;  // a model may have no larger batch sizes either
 
 static_assert(kMaxServiceNameBytes < sizeof(ServiceBlock::name));
 static_assert(kMaxServiceNameBytes <= protocol::kMaxNameBytes);
@@ -67,7 +67,9 @@ Status ReadServer(TableReader reader, ServerConfig* server) {
     }
   }
   reader.Bool("ipc", &server->ipc);
+  reader.Bool("leases", &server->leases);
   reader.Integer("io_threads", 1, 16, &server->io_threads);
+  reader.Integer("intake_threads", 1, 16, &server->intake_threads);
   reader.ScaledInteger("arena_mib", 1, 1 << 20, kMiB, &server->arena_bytes);
   size_t level = 0;
   if (reader.OneOf("log_level", kLogLevels, &level)) server->log_level = kLogLevels[level];
@@ -107,6 +109,12 @@ Status ReadScheduler(TableReader reader, const std::filesystem::path& folder, Sc
   if (reader.OneOf("policy", kPolicyNames, &policy)) scheduler->policy = kPolicyNames[policy];
   size_t packing = 0;
   if (reader.OneOf("packing", kPackingNames, &packing)) scheduler->packing = static_cast<Packing>(packing);
+  size_t batching = 0;
+  if (reader.OneOf("batching", kBatchingNames, &batching)) scheduler->batching = static_cast<Batching>(batching);
+  uint64_t delay_ns = 0;
+  if (reader.Duration("max_queue_delay", {.unit = "us", .high_ns = kNsPerSecond, .step_ns = kNsPerUs}, &delay_ns)) {
+    scheduler->max_queue_delay_us = static_cast<uint32_t>(delay_ns / kNsPerUs);
+  }
   std::string predictor(kNoPredictor);
   reader.String("predictor", &predictor);
   if (predictor != kNoPredictor) scheduler->predictor = (folder / predictor).lexically_normal();
@@ -176,6 +184,15 @@ void CheckFits(TableReader* reader, const ModelSpec& spec, const ServerConfig& s
   }
 }
 
+void CheckMaxBatch(TableReader* reader, const ServiceConfig& service) {
+  const int64_t largest = service.spec.batch_sizes.back();
+  if (service.max_batch > largest) {
+    reader->Fail("max_batch", "must be at most " + std::to_string(largest) + ", the largest batch that " +
+                                  Quoted(service.spec.name) + " was exported with, not " +
+                                  std::to_string(service.max_batch) + "; leave it out for the largest");
+  }
+}
+
 Result<ServiceConfig> ReadService(TableReader reader, const Config& config, const std::filesystem::path& folder,
                                   ModelFiles model_files) {
   ServiceConfig service;
@@ -191,6 +208,7 @@ Result<ServiceConfig> ReadService(TableReader reader, const Config& config, cons
   reader.Require("model", "the path of its NAME.toml, relative to this file");
   reader.Duration("qos", {.unit = "ms", .low_ns = kNsPerUs, .high_ns = kNsPerHour}, &service.qos_ns);
   reader.Integer("queue_limit", 1, 1 << 20, &service.queue_limit);
+  reader.Integer("max_batch", 0, kHighestMaxBatch, &service.max_batch);
   std::vector<std::string> gpu = {config.worker.gpus.front()};
   reader.Devices("gpu", 63, &gpu);
   if (gpu.size() != 1 ||
@@ -210,6 +228,7 @@ Result<ServiceConfig> ReadService(TableReader reader, const Config& config, cons
   }
   service.spec = std::move(*spec);
   CheckFits(&reader, service.spec, config.server, config.limits);
+  CheckMaxBatch(&reader, service);
   ABACUS_RETURN_IF_ERROR(reader.Finish());
   return service;
 }
@@ -222,6 +241,8 @@ uint32_t ResolveSpin(uint64_t spin_ns, const Config& config) {
 }
 
 }  // namespace
+
+int DefaultIntakeThreads() { return std::thread::hardware_concurrency() >= 4 ? 2 : 1; }
 
 Result<Config> ParseConfig(std::string_view text, const std::filesystem::path& path,
                            const std::vector<std::string>& overrides, ModelFiles model_files) {

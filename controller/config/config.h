@@ -20,8 +20,13 @@
 
 namespace abacus {
 
+// Threads that copy payloads unless the file says how many: 2 where the front end, the scheduler and they have a core
+// each.
+int DefaultIntakeThreads();
+
 // What the keys of the file may say; enumerations are in the order of their names.
-inline constexpr std::array<std::string_view, 5> kPolicyNames = {"abacus", "fcfs", "sjf", "edf", "free"};
+inline constexpr std::array<std::string_view, 8> kPolicyNames = {"abacus", "fcfs",  "sjf",        "edf",
+                                                                 "free",   "delay", "delay-free", "clockwork"};
 inline constexpr std::array<std::string_view, 2> kGateNames = {"device", "host"};
 inline constexpr std::array<std::string_view, 5> kLogLevels = {"trace", "debug", "info", "warn", "error"};
 
@@ -33,6 +38,10 @@ inline constexpr double kHighestMargin = 0.5;
 enum class Packing : uint8_t { kBalanced = 0, kFurthest };
 inline constexpr std::array<std::string_view, 2> kPackingNames = {"balanced", "furthest"};
 
+// Whether a job may hold several queries; which ones is the policy's business.
+enum class Batching : uint8_t { kGreedy = 0, kOff };
+inline constexpr std::array<std::string_view, 2> kBatchingNames = {"greedy", "off"};
+
 enum class DeviceKind : uint8_t { kAuto = 0, kCpu, kCuda, kFake };  // kAuto: cuda where a GPU is found, else cpu
 inline constexpr std::array<std::string_view, 4> kDeviceNames = {"auto", "cpu", "cuda", "fake"};
 inline constexpr std::string_view NameOf(DeviceKind device) { return kDeviceNames[static_cast<size_t>(device)]; }
@@ -40,11 +49,13 @@ inline constexpr std::string_view NameOf(DeviceKind device) { return kDeviceName
 struct ServerConfig {            // [server]
   std::string name = "default";  // names the shared-memory segment and run files: [A-Za-z0-9_-]+
   std::vector<std::string> listen = {"tcp://127.0.0.1:5570"};  // ZeroMQ endpoints; see also ipc
-  bool ipc = true;                             // also listen on RUN_DIR/NAME/controller.ipc (same user only)
-  int io_threads = 1;                          // ZeroMQ I/O threads
-  uint64_t arena_bytes = 256ull << 20;         // key arena_mib
-  std::string log_level = "info";              // one of kLogLevels
-  uint64_t drain_timeout_ns = 10'000'000'000;  // key drain_timeout
+  bool ipc = true;                              // also listen on RUN_DIR/NAME/controller.ipc (same user only)
+  bool leases = true;                           // clients of the same user can lease memory for their tensors
+  int io_threads = 1;                           // ZeroMQ I/O threads
+  int intake_threads = DefaultIntakeThreads();  // that copy tensors between clients and the arena
+  uint64_t arena_bytes = 256ull << 20;          // key arena_mib
+  std::string log_level = "info";               // one of kLogLevels
+  uint64_t drain_timeout_ns = 10'000'000'000;   // key drain_timeout
 };
 
 struct LimitsConfig {                         // [limits]
@@ -57,16 +68,18 @@ struct LimitsConfig {                         // [limits]
   uint32_t max_queries = 16384;  // over all clients
 };
 
-struct SchedulerConfig {                 // [scheduler]
-  std::string policy = "abacus";         // one of kPolicyNames
-  Packing packing = Packing::kBalanced;  // abacus: how rounds are filled; "balanced" or "furthest"
-  std::filesystem::path predictor;       // absolute path of a predictor file; empty: sum of solo times
-  std::optional<double> margin;          // safety margin to start with, a share; unset: from the predictor's own error
-  uint32_t lead_us = 100;                // key lead: how long before a round's predicted end the next is planned
-  uint32_t trace_events = 65536;         // rounds, ranges and queries kept for ./mps.sh trace
-  bool abandon = true;                   // answer hopeless queries at once instead of running them late
-  uint32_t spin_us = 0;  // key spin: how long an idle scheduler and idle workers spin before they sleep;
-                         // "auto" (the default) = 50 when there are cores to spare, else 0
+struct SchedulerConfig {                  // [scheduler]
+  std::string policy = "abacus";          // one of kPolicyNames
+  Packing packing = Packing::kBalanced;   // abacus: how rounds are filled; "balanced" or "furthest"
+  Batching batching = Batching::kGreedy;  // "greedy" or "off": one query a job, whatever the policy
+  uint32_t max_queue_delay_us = 0;  // key max_queue_delay: how long "delay" and "delay-free" wait for a full batch
+  std::filesystem::path predictor;  // absolute path of a predictor file; empty: sum of solo times
+  std::optional<double> margin;     // safety margin to start with, a share; unset: from the predictor's own error
+  uint32_t lead_us = 100;           // key lead: how long before a round's predicted end the next is planned
+  uint32_t trace_events = 65536;    // rounds, ranges and queries kept for ./mps.sh trace
+  bool abandon = true;              // answer hopeless queries at once instead of running them late
+  uint32_t spin_us = 0;             // key spin: how long an idle scheduler and idle workers spin before they sleep;
+                                    // "auto" (the default) = 50 when there are cores to spare, else 0
 };
 
 struct WorkerConfig {  // [worker]: defaults of every service
@@ -86,6 +99,7 @@ struct ServiceConfig {            // [[service]]
   std::filesystem::path model;    // absolute path of NAME.toml
   uint64_t qos_ns = 100'000'000;  // key qos
   uint32_t queue_limit = 1024;    // queries waiting; more get OVERLOADED
+  uint32_t max_batch = 0;         // rows of a job of several queries; 0: the largest bucket; 1: one query a job
   std::string gpu;                // one of WorkerConfig::gpus; the first where the file does not say
   ModelSpec spec;                 // parsed from `model`; empty with ModelFiles::kSkip
 };

@@ -26,7 +26,9 @@ Json ServerJson(const ServerConfig& server) {
   return {{"name", server.name},
           {"listen", server.listen},
           {"ipc", server.ipc},
+          {"leases", server.leases},
           {"io_threads", server.io_threads},
+          {"intake_threads", server.intake_threads},
           {"arena_mib", Scaled(server.arena_bytes, kMiB)},
           {"log_level", server.log_level},
           {"drain_timeout_ms", Scaled(server.drain_timeout_ns, kNsPerMs)}};
@@ -45,6 +47,8 @@ Json LimitsJson(const LimitsConfig& limits) {
 Json SchedulerJson(const SchedulerConfig& scheduler) {
   return {{"policy", scheduler.policy},
           {"packing", std::string(kPackingNames[static_cast<size_t>(scheduler.packing)])},
+          {"batching", std::string(kBatchingNames[static_cast<size_t>(scheduler.batching)])},
+          {"max_queue_delay_us", scheduler.max_queue_delay_us},
           {"predictor", scheduler.predictor.empty() ? std::string(kNoPredictor) : scheduler.predictor.string()},
           {"margin", scheduler.margin ? Json(*scheduler.margin) : Json(nullptr)},
           {"lead_us", scheduler.lead_us},
@@ -70,6 +74,7 @@ Json ServiceJson(const ServiceConfig& service) {
           {"model", service.model.string()},
           {"qos_ms", Scaled(service.qos_ns, kNsPerMs)},
           {"queue_limit", service.queue_limit},
+          {"max_batch", service.max_batch},
           {"gpu", service.gpu}};
 }
 

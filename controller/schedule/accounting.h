@@ -1,7 +1,8 @@
 // Accounting: gives every accepted query its one answer, and counts it.
 //
-// Every query that enters the scheduler leaves it here, exactly once. Answers of one iteration go to the front end
-// together (Flush). Statistics and trace count queries.
+// Every query that enters the scheduler leaves it here, exactly once: when the last of its parts has ended, because
+// until then a worker may use its tensors. What the answer will be can be settled earlier; the first to say so decides.
+// Answers of one iteration go to the front end together (Flush). Statistics and trace count queries.
 //
 // Thread rule: the scheduler's thread, except in_flight. Ownership: borrows table, channel, region and recorder.
 #ifndef ABACUS_CONTROLLER_SCHEDULE_ACCOUNTING_H_
@@ -32,14 +33,17 @@ class Accounting {
         wake_front_end_(std::move(wake_front_end)) {}
 
   // A query came in.
-  void Accept(uint32_t slot);
-  // It is answered. The timing, but for the time in total, must be set where it has one.
-  void Finish(uint32_t slot, StatusCode code, const std::string& message, uint64_t now_ns);
-  // A query that never left its queue; `predicted_ns` is of a pass alone.
-  void FinishWaiting(const WaitingQuery& query, uint64_t predicted_ns, StatusCode code, const std::string& message,
-                     uint64_t now_ns);
-  // All queries of a job that ends.
-  void FinishJob(const Job& job, StatusCode code, const std::string& message, uint64_t now_ns);
+  void Accept(uint32_t slot, uint64_t order);
+  // It is answered without having waited.
+  void Refuse(uint32_t slot, StatusCode code, const std::string& message, uint64_t now_ns);
+  // What it will be answered, unless that is settled already. One that nobody settles is OK.
+  void Settle(uint32_t slot, StatusCode code, const std::string& message);
+  // A part of the query ended that never left its queue (`predicted_ns`: of a pass alone), or that was in this job.
+  // True: it was the last, and the query is answered.
+  bool WaitingEnded(const WaitingQuery& part, uint64_t predicted_ns, uint64_t now_ns);
+  bool MemberEnded(const WaitingQuery& part, const Job& job, uint64_t now_ns);
+  // The job ran to its end.
+  void CountJob(const Job& job);
   // Hands what was answered to the front end.
   void Flush();
 
@@ -47,6 +51,9 @@ class Accounting {
   uint64_t in_flight() const { return in_flight_.load(std::memory_order_acquire); }
 
  private:
+  bool PartEnded(Query* query, uint64_t predicted_ns, uint64_t now_ns);
+  void Finish(Query* query, uint64_t now_ns);
+
   QueryTable& table_;
   QueryChannel& channel_;
   Region* const region_;

@@ -10,11 +10,10 @@
 #include <boost/container/small_vector.hpp>
 #include <cstdint>
 #include <deque>
-#include <string>
+#include <functional>
 #include <vector>
 
 #include "base/ids.h"
-#include "base/status.h"
 #include "controller/schedule/query_queue.h"
 
 namespace abacus {
@@ -23,41 +22,38 @@ struct Job {
   uint64_t id = 0;
   ServiceId service;
   uint32_t bucket = 0;
-  boost::container::small_vector<WaitingQuery, 4> queries;
-  bool synthetic = false;  // all of its queries are
+  boost::container::small_vector<WaitingQuery, 4> queries;  // or parts of such
+  uint32_t rows = 0;                                        // of all of them
+  uint32_t bucket_rows = 0;                                 // of the bucket; what is missing is padding
+  bool synthetic = false;                                   // all of its queries are
 
-  uint32_t operators = 0;                // of the bucket
-  uint32_t next_operator = 0;            // [0, next_operator) has run or was sent to run
-  uint32_t ranges_out = 0;               // sent and not completed
-  StatusCode failure = StatusCode::kOk;  // a range failed; the job ends with this once no range is out
-  std::string failure_text;
+  uint32_t operators = 0;      // of the bucket
+  uint32_t next_operator = 0;  // [0, next_operator) has run or was sent to run, or is not to run any more
+  uint32_t ranges_out = 0;     // sent and not completed
+  bool failed = false;         // it ends early, once no range is out
 
   uint64_t began_ns = 0;      // when its first range could run: what was sent ahead waits for its round; 0: not yet
   uint64_t predicted_ns = 0;  // of a whole pass, when it was formed
   uint64_t executed_ns = 0;
   uint32_t rounds = 0;
 
-  // Its most urgent query and its oldest one decide for all.
-  uint64_t due_ns() const;
-  uint64_t arrival_ns() const;
-  uint64_t order() const;
-};
+  // Whether one of its queries still counts on it.
+  bool wanted() const { return std::ranges::any_of(queries, &WaitingQuery::counts); }
+  // Its most urgent query and its oldest one decide for all, among those that count; UINT64_MAX: none does.
+  uint64_t due_ns() const { return Least(&WaitingQuery::due_ns); }
+  uint64_t arrival_ns() const { return Least(&WaitingQuery::arrival_ns); }
+  uint64_t order() const { return Least(&WaitingQuery::order); }
 
-inline uint64_t Job::due_ns() const {
-  uint64_t earliest_ns = UINT64_MAX;
-  for (const WaitingQuery& query : queries) earliest_ns = std::min(earliest_ns, query.due_ns());
-  return earliest_ns;
-}
-inline uint64_t Job::arrival_ns() const {
-  uint64_t earliest_ns = UINT64_MAX;
-  for (const WaitingQuery& query : queries) earliest_ns = std::min(earliest_ns, query.arrival_ns);
-  return earliest_ns;
-}
-inline uint64_t Job::order() const {
-  uint64_t first = UINT64_MAX;
-  for (const WaitingQuery& query : queries) first = std::min(first, query.order);
-  return first;
-}
+ private:
+  template <class Of>
+  uint64_t Least(Of of) const {
+    uint64_t least = UINT64_MAX;
+    for (const WaitingQuery& query : queries) {
+      if (query.counts()) least = std::min(least, std::invoke(of, query));
+    }
+    return least;
+  }
+};
 
 class JobPool {
  public:

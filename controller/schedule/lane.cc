@@ -21,7 +21,11 @@ Lane::Lane(LaneId id, const Context* context, ServicePredictor predictor)
       rounds_(id, &context_.region->lane(id), context_.trace, &predictor_.model(), predictor_.solo(),
               context_.config.margin.value_or(predictor_.StartMargin()), context_.config.lead_us * kNsPerUs,
               [this] { return std::ranges::all_of(services_, &ServiceState::settled); }),
-      tools_{&rounds_, context_.accounting, &jobs_} {
+      tools_{.rounds = &rounds_,
+             .accounting = context_.accounting,
+             .jobs = &jobs_,
+             .table = context_.table,
+             .batching = context_.config.batching} {
   predictor_.Describe(&context_.region->lane(id).predictor);
 }
 
@@ -87,7 +91,7 @@ void Lane::WorkerDown(ServiceState* state, const WorkerEvent& event, uint64_t no
     const ServiceState::Link::Sent sent = state->link.sent().front();
     state->link.Forget();
     rounds_.Disturb(sent.tag.round);
-    state->backlog.Fail(sent.tag.job, StatusCode::kWorkerFailed, event.message);
+    state->backlog.Fail(sent.tag.job, StatusCode::kWorkerFailed, event.message, now_ns);
     RangeEnded(state, sent, !never_began, now_ns);
   }
   state->backlog.WorkerLost(event.message, now_ns);
@@ -148,6 +152,9 @@ bool Lane::PopCompletion(ServiceState* state, uint64_t now_ns) {
                             .bucket = job->bucket,
                             .first = sent.first,
                             .last = sent.last,
+                            .queries = static_cast<uint32_t>(job->queries.size()),
+                            .rows = job->rows,
+                            .bucket_rows = job->bucket_rows,
                             .round = sent.tag.round,
                             .id = job->id,
                             .begin_ns = begin_ns,
@@ -156,14 +163,14 @@ bool Lane::PopCompletion(ServiceState* state, uint64_t now_ns) {
                             .gpu_ended_ns = completion.gpu_ended_ns};
   if (status != StatusCode::kOk) {  // also before its round: what it continues had failed
     rounds_.Disturb(sent.tag.round);
-    state->backlog.Fail(job, StatusCode::kWorkerFailed, LoadText(state->slot.error));
+    state->backlog.Fail(job, StatusCode::kWorkerFailed, LoadText(state->slot.error), now_ns);
     if (completion.fatal != 0) {
       state->serving = false;
       state->fatal_ns = now_ns;
     }
   } else if (rounds_.IsNext(sent.tag.round)) {
     rounds_.Disturb(sent.tag.round);
-    state->backlog.Fail(job, StatusCode::kWorkerFailed, "its worker ran a range before its round");
+    state->backlog.Fail(job, StatusCode::kWorkerFailed, "its worker ran a range before its round", now_ns);
     Condemn(state, "ran a range before its round");
   } else if (sent.tag.round == 0) {
     rounds_.FreeRangeEnded({job->service, job->bucket, sent.first, sent.last}, now_ns - begin_ns);
@@ -197,7 +204,12 @@ void Lane::Enqueue(uint32_t slot, uint64_t now_ns) {
   const Query& query = (*context_.table)[slot];
   // The front end may have taken a new set over before we have.
   if (by_id_[query.service->id.value()] == nullptr) SetService(query.service);
-  Of(query.service->id).backlog.Enqueue(slot, query, next_order_++, now_ns);
+  context_.accounting->Accept(slot, next_order_++);
+  Of(query.service->id).backlog.Enqueue(slot, now_ns);
+}
+
+void Lane::Cancel(uint32_t slot, uint64_t now_ns) {
+  Of((*context_.table)[slot].service->id).backlog.Cancel(slot, now_ns);
 }
 
 size_t Lane::HandleOverdue(uint64_t now_ns) {
@@ -223,6 +235,7 @@ size_t Lane::PlanAndDispatch(uint64_t now_ns) {
 }
 
 Plan Lane::Next(uint64_t start_ns, uint64_t now_ns) {
+  wake_ns_ = UINT64_MAX;
   for (;;) {
     bool any_work = false;
     views_.clear();
@@ -233,12 +246,16 @@ Plan Lane::Next(uint64_t start_ns, uint64_t now_ns) {
     }
     if (!any_work) return {};
     Plan plan = context_.policy->Next({start_ns, views_, &rounds_.latency(), rounds_.margin()});
+    auto& picks = plan.assignments;
+    const auto unsafe = [&](Assignment& picked) { return !Of(picked.service).backlog.MakeSafe(&picked); };
+    picks.erase(std::remove_if(picks.begin(), picks.end(), unsafe), picks.end());
     size_t abandoned = 0;
-    for (Assignment& picked : plan.assignments) {
-      Of(picked.service).backlog.KeepToOneQuery(&picked);
+    for (const Assignment& picked : picks) {
       if (context_.config.abandon) abandoned += Of(picked.service).backlog.Abandon(picked, start_ns, now_ns);
     }
-    if (abandoned == 0) return plan;
+    if (abandoned > 0) continue;
+    wake_ns_ = plan.wake_ns;
+    return plan;
   }
 }
 
@@ -265,6 +282,29 @@ void Lane::ShortenProbe(Assignment* probe) {
   }
 }
 
+Round::Reason Lane::ReasonOf(const Plan& plan) const {
+  Round::Reason reason;
+  reason.worth_per_time = plan.worth_per_time;
+  if (plan.urgent_order == 0) return reason;
+  reason.order = plan.urgent_order;
+  const auto look_at = [&](const ServiceState& state, const WaitingQuery& query) {
+    if (query.order != plan.urgent_order) return;
+    reason.service = state.service->id;
+    reason.query = (*context_.table)[query.slot].id;
+  };
+  for (const ServiceState& state : services_) {
+    const Backlog& backlog = state.backlog;
+    if (!backlog.waiting().empty()) look_at(state, backlog.waiting().front());
+    if (backlog.unfinished() == nullptr) continue;
+    for (const WaitingQuery& query : backlog.unfinished()->queries) look_at(state, query);
+  }
+  for (const Assignment& picked : plan.assignments) {
+    const ServiceState& state = Of(picked.service);
+    for (const uint32_t index : picked.queries) look_at(state, state.backlog.waiting()[index]);
+  }
+  return reason;
+}
+
 size_t Lane::PlanRound(uint64_t now_ns) {
   if (!rounds_.MayPlan(now_ns)) return 0;
   Plan plan = Next(rounds_.StartNs(now_ns), now_ns);
@@ -274,7 +314,8 @@ size_t Lane::PlanRound(uint64_t now_ns) {
   }
   boost::container::static_vector<OperatorRange, kMaxServices> group;
   for (const Assignment& assignment : plan.assignments) group.push_back(assignment.range());
-  const Round round = rounds_.Plan({group.data(), group.size()}, now_ns);
+  Round round = rounds_.Plan({group.data(), group.size()}, now_ns);
+  if (context_.config.trace_events > 0) round.reason = ReasonOf(plan);
   uint32_t sent = 0;
   for (const Assignment& assignment : plan.assignments) sent += Dispatch(assignment, round, now_ns) ? 1 : 0;
   rounds_.Sent(round, sent, plan.assignments.size(), context_.clock);
@@ -308,8 +349,13 @@ bool Lane::Dispatch(const Assignment& assignment, const Round& round, uint64_t n
   boost::container::static_vector<JobQuery, kMaxJobQueries> queries;
   for (const WaitingQuery& query : job->queries) {
     if (job->synthetic) break;
-    const TensorArena::Block& block = (*context_.table)[query.slot].block;
-    queries.push_back({block.offset_bytes, block.bytes, query.rows, query.sequence});
+    const Query& whole = (*context_.table)[query.slot];
+    queries.push_back({.block_offset = whole.block.offset_bytes,
+                       .block_bytes = whole.block.bytes,
+                       .rows = query.rows,
+                       .sequence = query.sequence,
+                       .first_row = query.first_row,
+                       .query_rows = whole.rows});
   }
   if (!state.link.Send(command, {queries.data(), queries.size()}, {job, round.number})) {
     state.backlog.NotSent(job);
@@ -317,8 +363,9 @@ bool Lane::Dispatch(const Assignment& assignment, const Round& round, uint64_t n
     return false;
   }
   state.backlog.Sent(job, assignment.last);
-  Log(LogLevel::kDebug, "job {} of {}: {} queries, bucket {}, operators [{}, {}), round {}", job->id,
-      state.service->config.name, job->queries.size(), job->bucket, assignment.first, assignment.last, round.number);
+  Log(LogLevel::kDebug, "job {} of {}: {} queries, {} rows, bucket {}, operators [{}, {}), round {}", job->id,
+      state.service->config.name, job->queries.size(), job->rows, job->bucket, assignment.first, assignment.last,
+      round.number);
   return true;
 }
 

@@ -3,7 +3,7 @@
 // Queries wait in the queue of their service. A plan of the policy takes some of them into jobs, late: when their
 // ranges are sent. A job whose range was sent is planned on as if that range had succeeded; what ran in part goes on
 // before anything else of its service. rounds.h says how rounds start and end, probe.h why a query that is predicted to
-// be late may run all the same.
+// be late may run all the same, backlog.h what becomes of queries that run in parts.
 //
 // How queries end (accounting.h gives the answers):
 //   completed                               OK
@@ -11,12 +11,14 @@
 //   it cannot make its deadline any more    DEADLINE_UNREACHABLE  } round waits until the round starts
 //   the queue of its service is full        OVERLOADED
 //   the worker died, failed or hung         WORKER_FAILED
+//   its client cancelled it                 CANCELLED
 //
 // Thread rule: the scheduler's thread. It touches the outside only through the segment's rings and WorkerControl.
 // Ownership: borrows everything in Context, which must outlive it.
 #ifndef ABACUS_CONTROLLER_SCHEDULE_LANE_H_
 #define ABACUS_CONTROLLER_SCHEDULE_LANE_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <deque>
@@ -65,12 +67,14 @@ class Lane {
   // False: the worker is none of this lane's.
   bool HandleEvent(const WorkerEvent& event, uint64_t now_ns);
   void Enqueue(uint32_t slot, uint64_t now_ns);
+  // The client of a query that was taken in and is not answered does not want it any more.
+  void Cancel(uint32_t slot, uint64_t now_ns);
   size_t HandleOverdue(uint64_t now_ns);
   size_t PlanAndDispatch(uint64_t now_ns);
 
   bool running_round() const { return rounds_.running(); }
-  // When the next round is due to be planned; UINT64_MAX: it has been, or nothing runs.
-  uint64_t PlanAtNs() const { return rounds_.PlanAtNs(); }
+  // When to plan again, whatever happens until then; UINT64_MAX: not before something does.
+  uint64_t PlanAtNs() const { return std::min(rounds_.PlanAtNs(), wake_ns_); }
 
  private:
   void WorkerUp(ServiceState* state, uint32_t generation);
@@ -89,11 +93,13 @@ class Lane {
   // A probe (probe.h) that would run alone: up to the cut that leaves the lane's other services time for a query that
   // arrives meanwhile; the first one if none does.
   void ShortenProbe(Assignment* probe);
+  // For the trace.
+  Round::Reason ReasonOf(const Plan& plan) const;
   size_t PlanRound(uint64_t now_ns);
   size_t PlanFree(uint64_t now_ns);
   // Sends a range, and forms its job where it begins one. False: the worker takes no commands.
   bool Dispatch(const Assignment& assignment, const Round& round, uint64_t now_ns);
-  ServiceState& Of(ServiceId service) { return *by_id_[service.value()]; }
+  ServiceState& Of(ServiceId service) const { return *by_id_[service.value()]; }
 
   const LaneId id_;
   const Context& context_;
@@ -104,6 +110,7 @@ class Lane {
   std::deque<ServiceState> services_;  // stable addresses
   std::array<ServiceState*, kMaxServices> by_id_{};
   std::vector<ServiceView> views_;  // scratch of Next
+  uint64_t wake_ns_ = UINT64_MAX;   // until when the policy waits on purpose
   uint64_t next_order_ = 1;
 };
 

@@ -3,7 +3,9 @@
 // A policy is a pure function of a snapshot: no clock, socket, thread or memory of its own. The same code runs in the
 // controller, in unit tests with times of their own choosing, and in the simulator. It sees the queries that wait and,
 // of each service, the job that ran in part; it answers with ranges to start, at most one per service and only on
-// services that are `idle()`. An empty plan means: wait.
+// services that are `idle()`. An empty plan means: wait, until something changes or Plan::wake_ns. Queries become
+// batches here and nowhere else (batching.h), at the last moment: a query that arrives while a round runs may still go
+// along with the next one.
 //
 // A policy with in_rounds() plans whole rounds (rounds.h), and sees the queues as they will be when its round starts:
 // all workers idle, jobs of the running round advanced. Other policies are asked whenever something changed (a query
@@ -27,6 +29,7 @@
 #include "controller/schedule/adaptive_margin.h"
 #include "controller/schedule/job.h"
 #include "controller/workers/worker_ranges.h"
+#include "models/model_spec.h"
 #include "predictor/latency_model.h"
 #include "shm/layout.h"
 
@@ -37,9 +40,12 @@ struct ServiceView {
   bool serving = false;                   // its worker takes commands
   const Job* running = nullptr;           // a range of this job runs now
   const Job* unfinished = nullptr;        // ran or was sent in part: goes on before any other of the service may begin
-  std::span<const WaitingQuery> waiting;  // arrival order
+  std::span<const WaitingQuery> waiting;  // most urgent first: by due_ns(), ties by order
   std::span<const WorkerRanges> buckets;  // what its worker published; there once it serves
-  bool batchable = true;                  // false: a job holds one query; of an assignment with more the first is kept
+  bool batchable = true;                  // false: a job holds one query, in the bucket of exactly its size
+  uint32_t max_batch = 1;                 // rows of a job; 1: no job of several queries
+  const ModelSpec* spec = nullptr;        // shapes of the buckets
+  uint64_t qos_ns = 0;                    // latency target of its queries, unless they bring their own
 
   bool idle() const { return serving && running == nullptr; }
   bool has_work() const { return unfinished != nullptr || !waiting.empty(); }
@@ -69,26 +75,39 @@ struct Assignment {
 
 struct Plan {
   boost::container::static_vector<Assignment, kMaxServices> assignments;
+  uint64_t wake_ns = UINT64_MAX;  // the policy waits on purpose, until then at the latest
+  // For status and trace: whose headroom bounded the round (WaitingQuery::order; 0: nobody's), and the worth that it
+  // does per predicted time (batching.h); 0: not computed.
+  uint64_t urgent_order = 0;
+  float worth_per_time = 0;
 };
 
-// What a service could run next: the rest of its unfinished job, or a job that would be formed of one waiting query,
-// which is all that the policies of today start; an Assignment can name several.
+// A job that a service could start.
+struct Batch {
+  const ServiceView* service = nullptr;
+  uint32_t bucket = 0;
+  uint32_t rows = 0;                                                  // of its queries, without padding
+  boost::container::static_vector<uint32_t, kMaxJobQueries> queries;  // indices of ServiceView::waiting, ascending
+};
+
+// What a service could run next: the rest of its unfinished job, or a new one.
 struct Candidate {
   const ServiceView* service = nullptr;
   bool resumes = false;
-  uint32_t query = 0;  // index of ServiceView::waiting, unless it resumes
+  boost::container::static_vector<uint32_t, kMaxJobQueries> queries;  // as Assignment::queries
   uint32_t bucket = 0;
   uint32_t first = 0;  // operators [first, operators) are left
   uint32_t operators = 0;
-  uint64_t order = 0;
-  uint64_t arrival_ns = 0;
-  uint64_t deadline_ns = 0;  // by which it is ordered: WaitingQuery::due_ns
+  uint64_t order = 0;        // of its oldest query
+  uint64_t arrival_ns = 0;   // of its oldest query
+  uint64_t deadline_ns = 0;  // by which it is ordered: the earliest WaitingQuery::due_ns of its queries
 
   static Candidate Resume(const ServiceView& service);
-  static Candidate Begin(const ServiceView& service, uint32_t query);
+  static Candidate Begin(const ServiceView& service, uint32_t query);  // one query, in the bucket that holds it alone
+  static Candidate Begin(const Batch& batch);
   const WorkerRanges& ranges() const { return service->buckets[bucket]; }
   OperatorRange rest() const { return {service->id, bucket, first, operators}; }
-  Assignment UpTo(uint32_t last) const;
+  Assignment UpTo(uint32_t last) const { return {service->id, resumes, queries, bucket, first, last}; }
 };
 
 class Policy {
@@ -99,8 +118,8 @@ class Policy {
   virtual Plan Next(const Snapshot& snapshot) const = 0;
 };
 
-// kInvalidArgument for a name that is none of kPolicyNames; the message lists them.
-Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name, Packing packing = Packing::kBalanced);
+// kInvalidArgument for a policy that is none of kPolicyNames; the message lists them.
+Result<std::unique_ptr<Policy>> MakePolicy(const SchedulerConfig& config);
 
 }  // namespace abacus
 

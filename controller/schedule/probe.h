@@ -7,9 +7,10 @@
 // kLongestNs. One in time, or any other query that completes, sets it back.
 //
 // What it costs others. A probe counts as due kPatienceNs after its deadline, so every policy that looks at deadlines
-// runs more urgent queries first, and it cannot wait for ever. Where it runs alone in a round, it runs in pieces that
-// leave the other services of its lane the time that a query of theirs needs that arrives meanwhile (lane.h), one
-// interval between cut points at least. A probe that has not run when it is due is answered DEADLINE_EXCEEDED.
+// runs more urgent queries first, and it cannot wait for ever. It never shares a job. Where it runs alone in a round,
+// it runs in pieces that leave the other services of its lane the time that a query of theirs needs that arrives
+// meanwhile (lane.h), one interval between cut points at least. A probe that has not run when it is due is answered
+// DEADLINE_EXCEEDED.
 //
 // Thread rule: the scheduler's thread. Plain values.
 #ifndef ABACUS_CONTROLLER_SCHEDULE_PROBE_H_
@@ -41,6 +42,8 @@ class Probe {
     refusing_since_ns_ = in_time ? 0 : now_ns;
     interval_ns_ = in_time ? kFirstNs : std::min(2 * interval_ns_, kLongestNs);
   }
+  // It was taken back before it ran: nothing was learned.
+  void Withdrawn() { out_ = false; }
   // Another query of the service ran to its end.
   void Completed() {
     refusing_since_ns_ = 0;

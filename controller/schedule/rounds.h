@@ -30,6 +30,14 @@
 namespace abacus {
 
 struct Round {
+  // What it was chosen for: whose headroom bounded it, and the worth that it does per predicted time (Plan).
+  struct Reason {
+    uint64_t order = 0;  // WaitingQuery::order; 0: nobody's
+    ServiceId service;
+    uint64_t query = 0;  // its client's id
+    float worth_per_time = 0;
+  };
+
   uint64_t number = 0;  // counts from 1 in its lane; 0: there is none
   uint32_t gate = 0;
   uint32_t pending = 0;  // ranges sent and not completed
@@ -39,6 +47,7 @@ struct Round {
   bool ahead = false;       // its commands were sent while the round before it ran
   uint64_t planned_ns = 0;  // when they were sent
   Prediction predicted;
+  Reason reason;
   double margin = 0;           // a share
   uint64_t start_cost_ns = 0;  // expected beyond `predicted`: it began on an idle GPU
   // Its ranges, with the times that they took once they have ended.

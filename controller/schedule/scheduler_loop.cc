@@ -9,7 +9,7 @@ namespace abacus {
 namespace {
 
 constexpr uint64_t kOverdueCheckNs = kNsPerMs;  // how often waiting deadlines and running ranges are looked at
-constexpr size_t kSubmitBatch = 64;             // new queries per iteration, so completions are never far away
+constexpr size_t kSubmitBatch = 64;  // new queries and cancellations per iteration, so completions are never far away
 
 }  // namespace
 
@@ -101,11 +101,14 @@ void SchedulerLoop::TakeOver(const ServiceSet& services) {
 }
 
 size_t SchedulerLoop::HandleSubmitted(uint64_t now_ns) {
-  std::array<uint32_t, kSubmitBatch> slots;
-  const size_t count = channel_.submitted.pop(slots.data(), slots.size());
-  for (const uint32_t slot : std::span(slots.data(), count)) {
-    accounting_.Accept(slot);
-    lanes_[table_[slot].service->lane.value()].Enqueue(slot, now_ns);
+  std::array<uint32_t, kSubmitBatch> entries;
+  const size_t count = channel_.submitted.pop(entries.data(), entries.size());
+  for (const uint32_t entry : std::span(entries.data(), count)) {
+    const uint32_t slot = entry & ~QueryChannel::kCancelBit;
+    const bool cancels = entry != slot;
+    if (cancels && !table_[slot].live) continue;  // it came too late
+    Lane& lane = lanes_[table_[slot].service->lane.value()];
+    cancels ? lane.Cancel(slot, now_ns) : lane.Enqueue(slot, now_ns);
   }
   return count;
 }

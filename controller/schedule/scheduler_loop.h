@@ -1,9 +1,9 @@
 // SchedulerLoop: the scheduler's thread. Takes admitted queries, drives the lanes, and hands answers back.
 //
-// One iteration (DoWork) handles, lane by lane and in this order: completions, news, new queries, overdue work,
-// planning. It takes the time as an argument and touches the outside only through the segment's rings, the query
-// channel and WorkerControl, so tests drive it with a manual clock and play the workers themselves. What a lane does is
-// in lane.h; how queries end, too.
+// One iteration (DoWork) handles, lane by lane and in this order: completions, news, new queries and cancellations,
+// overdue work, planning. It takes the time as an argument and touches the outside only through the segment's rings,
+// the query channel and WorkerControl, so tests drive it with a manual clock and play the workers themselves. What a
+// lane does is in lane.h; how queries end, too.
 //
 // Every query that enters through the channel leaves through it exactly once, with a terminal status.
 //

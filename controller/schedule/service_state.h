@@ -44,13 +44,18 @@ struct ServiceState {
   // `running`: the job of a range that runs now and is not to be planned over; null within rounds, where workers are
   // idle once the planned round starts.
   ServiceView View(const Job* running) const {
-    return {service->id,
-            serving,
-            running,
-            backlog.unfinished(),
-            backlog.waiting(),
-            backlog.buckets(),
-            service->config.spec.batchable};
+    ServiceView view;
+    view.id = service->id;
+    view.serving = serving;
+    view.running = running;
+    view.unfinished = backlog.unfinished();
+    view.waiting = backlog.waiting();
+    view.buckets = backlog.buckets();
+    view.batchable = service->config.spec.batchable;
+    view.max_batch = backlog.max_batch();
+    view.spec = &service->config.spec;
+    view.qos_ns = service->config.qos_ns;
+    return view;
   }
 };
 

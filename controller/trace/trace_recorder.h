@@ -25,14 +25,19 @@ struct TraceEvent {
   StatusCode status = StatusCode::kOk;
   bool trained = false;  // the prediction is a trained predictor's
   LaneId lane{};         // of rounds
-  ServiceId service{};   // of ranges and queries
+  ServiceId service{};   // of ranges and queries; of a round: of its most urgent query
   uint32_t ranges = 0;   // of a round
   uint32_t bucket = 0;   // of a range
   uint32_t first = 0;    // of a range: operators [first, last)
   uint32_t last = 0;
-  uint64_t round = 0;     // counts from 1 in its lane; 0: outside rounds
-  uint64_t id = 0;        // range: job; query: the client's id
-  uint64_t begin_ns = 0;  // monotonic clock
+  uint32_t queries = 0;      // of a range: in its job
+  uint32_t rows = 0;         // of a range: of these queries
+  uint32_t bucket_rows = 0;  // of a range: what is missing to them is padding
+  float worth_per_time = 0;  // of a round: what the policy expected of it (Plan); 0: it did not say
+  uint64_t round = 0;        // counts from 1 in its lane; 0: outside rounds
+  uint64_t id = 0;           // range: job; query: the client's id; round: that of its most urgent query
+  uint64_t order = 0;        // of a query: counts arrivals in its lane; of a round: of its most urgent query, 0: none
+  uint64_t begin_ns = 0;     // monotonic clock
   uint64_t end_ns = 0;
   uint64_t deadline_ns = 0;     // of a query
   uint64_t predicted_ns = 0;    // duration of a round
@@ -41,7 +46,7 @@ struct TraceEvent {
   uint64_t gpu_ended_ns = 0;
 };
 
-static_assert(sizeof(TraceEvent) == 104);  // configs/default.toml says so
+static_assert(sizeof(TraceEvent) == 128);  // configs/default.toml says so
 
 class TraceRecorder {
  public:

@@ -84,7 +84,7 @@ class Track {
   uint64_t end_ns_;
 };
 
-json RoundArgs(const TraceEvent& round) {
+json RoundArgs(const TraceEvent& round, const std::vector<std::string>& services) {
   json args = {{"ranges", round.ranges}, {"actual_us", Us(round.end_ns - round.begin_ns)}};
   if (round.predicted_ns > 0) {
     const auto predicted_ns = static_cast<double>(round.predicted_ns);
@@ -93,11 +93,21 @@ json RoundArgs(const TraceEvent& round) {
     args["error_percent"] = 100 * (static_cast<double>(round.end_ns - round.begin_ns) / predicted_ns - 1);
     args["trained"] = round.trained;
   }
+  if (round.order != 0) {
+    args["urgent_query"] = round.id;
+    args["urgent_order"] = round.order;
+    args["urgent_service"] = services[round.service.value()];
+  }
+  if (round.worth_per_time > 0) args["worth_per_time"] = round.worth_per_time;
   return args;
 }
 
 json RangeArgs(const TraceEvent& range) {
-  json args = {{"job", range.id}, {"status", StatusCodeName(range.status)}};
+  json args = {{"job", range.id},
+               {"status", StatusCodeName(range.status)},
+               {"queries", range.queries},
+               {"rows", range.rows},
+               {"bucket_rows", range.bucket_rows}};
   if (range.round != 0) args["round"] = range.round;
   if (range.gpu_ended_ns > range.gpu_started_ns) {
     args["gpu_us"] = Us(range.gpu_ended_ns - range.gpu_started_ns);
@@ -128,7 +138,8 @@ class LaneTracks {
  public:
   // Takes the next tracks from `order` on. `prefix` tells the lanes apart where there are several.
   LaneTracks(EventFile* file, int* order, const std::string& prefix, std::span<const TraceEvent> events, LaneId lane,
-             uint64_t origin_ns) {
+             uint64_t origin_ns, const std::vector<std::string>* services)
+      : services_(*services) {
     size_t count = 0;
     prediction_of_ = AssignTracks(events, lane, &count);
     for (size_t i = 0; i < std::max<size_t>(1, count); ++i) {
@@ -141,13 +152,14 @@ class LaneTracks {
   // Event number `index` of the events.
   void Add(size_t index, const TraceEvent& round) {
     const std::string name = "round " + std::to_string(round.round);
-    const json args = RoundArgs(round);
+    const json args = RoundArgs(round, services_);
     rounds_->Slice(name, round.begin_ns, round.end_ns, args);
     if (round.predicted_ns == 0) return;
     predictions_[prediction_of_[index]].Slice(name, round.begin_ns, round.begin_ns + round.predicted_ns, args);
   }
 
  private:
+  const std::vector<std::string>& services_;
   std::vector<size_t> prediction_of_;  // by event
   std::vector<Track> predictions_;
   std::optional<Track> rounds_;
@@ -167,7 +179,7 @@ Status WriteTrace(std::span<const TraceEvent> events, const TraceSubject& subjec
   std::vector<Track> services;
   for (size_t i = 0; i < subject.lanes.size(); ++i) {
     const std::string prefix = subject.lanes.size() > 1 ? "GPU " + subject.lanes[i] + ": " : "";
-    lanes.emplace_back(&file, &order, prefix, events, LaneId(i), origin_ns);
+    lanes.emplace_back(&file, &order, prefix, events, LaneId(i), origin_ns, &subject.services);
   }
   for (const std::string& name : subject.services) services.emplace_back(&file, order++, name, origin_ns);
 
@@ -190,6 +202,7 @@ Status WriteTrace(std::span<const TraceEvent> events, const TraceSubject& subjec
                     {"ts", Us(event.begin_ns - origin_ns)}};
       json end = begin;
       begin["args"] = {{"query", event.id},
+                       {"order", event.order},
                        {"status", StatusCodeName(event.status)},
                        {"latency_us", SignedUs(event.begin_ns, event.end_ns)},
                        {"deadline_us", SignedUs(event.begin_ns, event.deadline_ns)}};

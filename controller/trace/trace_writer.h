@@ -3,7 +3,8 @@
 // One process, the controller. Its tracks, from top to bottom: for each lane predicted rounds and rounds, then one per
 // service with its ranges; queries are asynchronous events, grouped by service. A predicted round begins with its round
 // and lasts as long as was predicted; where that reaches into the next round, the next prediction goes to a second
-// track. Slices of one track never overlap: a viewer would nest them.
+// track. Slices of one track never overlap: a viewer would nest them. A round names the query whose headroom it was
+// chosen for, a range the queries and rows of its job.
 //
 // Times are microseconds since the earliest event. The file appears under its name when it is complete.
 // Thread rule: any thread. Errors name the file.

@@ -52,7 +52,9 @@ TEST(ConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config->server.name, "unit");
   EXPECT_THAT(config->server.listen, ElementsAre("tcp://127.0.0.1:7000", "tcp://[::1]:*"));
   EXPECT_FALSE(config->server.ipc);
+  EXPECT_FALSE(config->server.leases);
   EXPECT_EQ(config->server.io_threads, 2);
+  EXPECT_EQ(config->server.intake_threads, 5);
   EXPECT_EQ(config->server.arena_bytes, 64u << 20);
   EXPECT_EQ(config->server.log_level, "debug");
   EXPECT_EQ(config->server.drain_timeout_ns, 250'500'000u);
@@ -65,6 +67,8 @@ TEST(ConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config->limits.max_queries, 30u);
   EXPECT_EQ(config->scheduler.policy, "edf");
   EXPECT_EQ(config->scheduler.packing, Packing::kFurthest);
+  EXPECT_EQ(config->scheduler.batching, Batching::kOff);
+  EXPECT_EQ(config->scheduler.max_queue_delay_us, 13u);
   EXPECT_EQ(config->scheduler.predictor, kPath.parent_path() / "unit.predictor");
   EXPECT_EQ(config->scheduler.margin, 0.25);
   EXPECT_EQ(config->scheduler.lead_us, 11u);
@@ -85,10 +89,12 @@ TEST(ConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config->services[0].model, kPath.parent_path() / "fake/fake-text.toml");
   EXPECT_EQ(config->services[0].qos_ns, 12'500'000u);
   EXPECT_EQ(config->services[0].queue_limit, 17u);
+  EXPECT_EQ(config->services[0].max_batch, 3u);
   EXPECT_EQ(config->services[0].gpu, "GPU-5");
   EXPECT_EQ(config->services[0].spec.name, "fake-text");
   EXPECT_EQ(config->services[1].qos_ns, ServiceConfig().qos_ns);
   EXPECT_EQ(config->services[1].queue_limit, ServiceConfig().queue_limit);
+  EXPECT_EQ(config->services[1].max_batch, 0u) << "the largest bucket";
   EXPECT_EQ(config->services[1].gpu, "1") << "the first of worker.gpu";
 }
 
@@ -151,26 +157,29 @@ TEST(MutatedConfigTest, EveryNumberHasItsBounds) {
     std::string low, below, high, above;
   };
   const std::vector<Bounds> table = {
-      {5, "server", "io_threads", "1", "0", "16", "17"},
-      {6, "server", "arena_mib", "10", "0", "1048576", "1048577"},
-      {8, "server", "drain_timeout_ms", "0", "-1", "3600000", "3600001"},
-      {10, "limits", "max_frame_mib", "5", "0", "16", "4097"},
-      {11, "limits", "max_message_mib", "8", "0", "32", "65537"},
-      {12, "limits", "max_frames", "2", "1", "17", "18"},
-      {13, "limits", "max_client_mib", "16", "0", "1048576", "1048577"},
-      {14, "limits", "max_client_queries", "1", "0", "1048576", "1048577"},
-      {15, "limits", "max_clients", "1", "0", "65536", "65537"},
-      {16, "limits", "max_queries", "1", "0", "16777216", "16777217"},
-      {21, "scheduler", "margin", "0.01", "0.009", "0.5", "0.51"},
-      {22, "scheduler", "lead_us", "0", "-1", "100000", "100001"},
-      {23, "scheduler", "trace_events", "0", "-1", "10000000", "10000001"},
-      {25, "scheduler", "spin_us", "-1", "-2", "1000000", "1000001"},
-      {29, "worker", "cpu_threads", "1", "0", "256", "257"},
-      {30, "worker", "load_timeout_s", "0.1", "0.09", "86400", "86401"},
-      {31, "worker", "round_timeout_ms", "1", "0.5", "3600000", "3600001"},
-      {33, "worker", "max_restarts_per_minute", "0", "-1", "600", "601"},
-      {39, "service[0]", "qos_ms", "0.001", "0", "3600000", "3600001"},
-      {40, "service[0]", "queue_limit", "1", "0", "1048576", "1048577"},
+      {6, "server", "io_threads", "1", "0", "16", "17"},
+      {7, "server", "intake_threads", "1", "0", "16", "17"},
+      {8, "server", "arena_mib", "10", "0", "1048576", "1048577"},
+      {10, "server", "drain_timeout_ms", "0", "-1", "3600000", "3600001"},
+      {12, "limits", "max_frame_mib", "5", "0", "16", "4097"},
+      {13, "limits", "max_message_mib", "8", "0", "32", "65537"},
+      {14, "limits", "max_frames", "2", "1", "17", "18"},
+      {15, "limits", "max_client_mib", "16", "0", "1048576", "1048577"},
+      {16, "limits", "max_client_queries", "1", "0", "1048576", "1048577"},
+      {17, "limits", "max_clients", "1", "0", "65536", "65537"},
+      {18, "limits", "max_queries", "1", "0", "16777216", "16777217"},
+      {23, "scheduler", "max_queue_delay_us", "0", "-1", "1000000", "1000001"},
+      {25, "scheduler", "margin", "0.01", "0.009", "0.5", "0.51"},
+      {26, "scheduler", "lead_us", "0", "-1", "100000", "100001"},
+      {27, "scheduler", "trace_events", "0", "-1", "10000000", "10000001"},
+      {29, "scheduler", "spin_us", "-1", "-2", "1000000", "1000001"},
+      {33, "worker", "cpu_threads", "1", "0", "256", "257"},
+      {34, "worker", "load_timeout_s", "0.1", "0.09", "86400", "86401"},
+      {35, "worker", "round_timeout_ms", "1", "0.5", "3600000", "3600001"},
+      {37, "worker", "max_restarts_per_minute", "0", "-1", "600", "601"},
+      {43, "service[0]", "qos_ms", "0.001", "0", "3600000", "3600001"},
+      {44, "service[0]", "queue_limit", "1", "0", "1048576", "1048577"},
+      {45, "service[0]", "max_batch", "0", "-1", "8", "65537"},
   };
   for (const Bounds& bounds : table) {
     const std::string path = bounds.section + "." + bounds.key;
@@ -208,38 +217,39 @@ TEST(MutatedConfigTest, StringsAreChecked) {
       {3, "listen = ['tcp://h h:1']", "server.listen", "tcp://HOST:PORT"},
       {3, "listen = ['tcp://::1:5570']", "server.listen", "an IPv6 address in brackets"},
       {3, "listen = ['tcp://h:1', 'tcp://h:1']", "server.listen", "stands twice"},
-      {7, "log_level = 'verbose'", "server.log_level", "\"trace\", \"debug\", \"info\", \"warn\", \"error\""},
-      {18, "policy = 'fcsf'", "scheduler.policy", "did you mean \"fcfs\"?"},
-      {19, "packing = 'loose'", "scheduler.packing", "\"balanced\", \"furthest\""},
-      {27, "device = 'gpu'", "worker.device", "\"auto\", \"cpu\", \"cuda\", \"fake\""},
-      {34, "gate = 'gpu'", "worker.gate", "\"device\", \"host\""},
-      {37, "name = 'a b'", "service[0].name", "letters, digits"},
-      {37, "name = '" + std::string(64, 'x') + "'", "service[0].name", "1 to 63"},
-      {43, "name = 'text'", "service[1].name", "already the name of another service"},
-      {38, "model = ''", "service[0].model", "at least one character"},
-      {38, "model = 'fake'", "service[0].model", "not a regular file"},
+      {9, "log_level = 'verbose'", "server.log_level", "\"trace\", \"debug\", \"info\", \"warn\", \"error\""},
+      {20, "policy = 'fcsf'", "scheduler.policy", "did you mean \"fcfs\"?"},
+      {21, "packing = 'loose'", "scheduler.packing", "\"balanced\", \"furthest\""},
+      {22, "batching = 'on'", "scheduler.batching", "\"greedy\", \"off\""},
+      {31, "device = 'gpu'", "worker.device", "\"auto\", \"cpu\", \"cuda\", \"fake\""},
+      {38, "gate = 'gpu'", "worker.gate", "\"device\", \"host\""},
+      {41, "name = 'a b'", "service[0].name", "letters, digits"},
+      {41, "name = '" + std::string(64, 'x') + "'", "service[0].name", "1 to 63"},
+      {48, "name = 'text'", "service[1].name", "already the name of another service"},
+      {42, "model = ''", "service[0].model", "at least one character"},
+      {42, "model = 'fake'", "service[0].model", "not a regular file"},
   });
 }
 
 TEST(MutatedConfigTest, GpusAreChecked) {
   ExpectRefused({
-      {28, "gpu = 64", "worker.gpu", "must be an index from 0 to 63"},
-      {28, "gpu = -1", "worker.gpu", "must be an index from 0 to 63"},
-      {28, "gpu = 'GPU 5'", "worker.gpu", "a UUID"},
-      {28, "gpu = []", "worker.gpu", "must not be empty"},
-      {28, "gpu = [1, 'GPU-5', 1]", "worker.gpu", "\"1\" stands twice"},
-      {28, "gpu = [0, 1, 2, 3, 4, 5, 6, 7, 8]", "worker.gpu", "at most 8 GPUs"},
-      {41, "gpu = 2", "service[0].gpu", "one of the GPUs of worker.gpu"},
-      {41, "gpu = [1, 'GPU-5']", "service[0].gpu", "one of the GPUs of worker.gpu"},
+      {32, "gpu = 64", "worker.gpu", "must be an index from 0 to 63"},
+      {32, "gpu = -1", "worker.gpu", "must be an index from 0 to 63"},
+      {32, "gpu = 'GPU 5'", "worker.gpu", "a UUID"},
+      {32, "gpu = []", "worker.gpu", "must not be empty"},
+      {32, "gpu = [1, 'GPU-5', 1]", "worker.gpu", "\"1\" stands twice"},
+      {32, "gpu = [0, 1, 2, 3, 4, 5, 6, 7, 8]", "worker.gpu", "at most 8 GPUs"},
+      {46, "gpu = 2", "service[0].gpu", "one of the GPUs of worker.gpu"},
+      {46, "gpu = [1, 'GPU-5']", "service[0].gpu", "one of the GPUs of worker.gpu"},
   });
-  const Result<Config> one = Parse(WithLine(41, ""), {"worker.gpu=63"});
+  const Result<Config> one = Parse(WithLine(46, ""), {"worker.gpu=63"});
   ASSERT_TRUE(one) << one.error().message();
   EXPECT_THAT(one->worker.gpus, ElementsAre("63"));
   EXPECT_EQ(one->services[0].gpu, "63");
 }
 
 TEST(MutatedConfigTest, SectionsAreChecked) {
-  ExpectRefused({{1, "[sever]", "sever", "did you mean \"server\"?"}, {9, "[limit]", "limit", "\"limits\"?"}});
+  ExpectRefused({{1, "[sever]", "sever", "did you mean \"server\"?"}, {11, "[limit]", "limit", "\"limits\"?"}});
   EXPECT_THAT(Parse("server = 1\n[[service]]\n").error().message(), HasSubstr(":1: server: must be a table"));
   EXPECT_THAT(Parse("[service]\n").error().message(), HasSubstr(":1: service: must be an array"));
   EXPECT_THAT(Parse("").error().message(), HasSubstr("service: is missing"));
@@ -252,52 +262,76 @@ TEST(MutatedConfigTest, SectionsAreChecked) {
 }
 
 TEST(ConfigTest, ModelErrorsNameBothFiles) {
-  const Result<Config> missing = Parse(WithLine(38, "model = 'nowhere.toml'"));
+  const Result<Config> missing = Parse(WithLine(42, "model = 'nowhere.toml'"));
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().code(), StatusCode::kNotFound);
-  EXPECT_THAT(missing.error().message(), StartsWith(kPath.string() + ":38: service[0].model: "));
+  EXPECT_THAT(missing.error().message(), StartsWith(kPath.string() + ":42: service[0].model: "));
   EXPECT_THAT(missing.error().message(), HasSubstr("configs/nowhere.toml: no such file"));
-  const Result<Config> wrong = Parse(WithLine(38, "model = 'fake.toml'"));  // a configuration, not a model
+  const Result<Config> wrong = Parse(WithLine(42, "model = 'fake.toml'"));  // a configuration, not a model
   ASSERT_FALSE(wrong);
   EXPECT_THAT(wrong.error().message(), HasSubstr("configs/fake.toml:"));
 }
 
 TEST(ConfigTest, ModelFilesCanBeLeftUnread) {
-  const Result<Config> config = ParseConfig(WithLine(38, "model = 'nowhere.toml'"), kPath, {}, ModelFiles::kSkip);
+  const Result<Config> config = ParseConfig(WithLine(42, "model = 'nowhere.toml'"), kPath, {}, ModelFiles::kSkip);
   ASSERT_TRUE(config) << config.error().message();
   EXPECT_EQ(config->services[0].model, kPath.parent_path() / "nowhere.toml");
   EXPECT_TRUE(config->services[0].spec.name.empty());
 }
 
 TEST(ConfigTest, LimitsMustHoldTheLargestBucket) {
-  EXPECT_THAT(Parse(WithLine(6, "arena_mib = 9")).error().message(),
-              HasSubstr(":44: service[1].model: the largest bucket of \"fake-image\" takes 10 MiB but "
+  EXPECT_THAT(Parse(WithLine(8, "arena_mib = 9")).error().message(),
+              HasSubstr(":49: service[1].model: the largest bucket of \"fake-image\" takes 10 MiB but "
                         "server.arena_mib is 9"));
-  EXPECT_THAT(Parse(WithLine(10, "max_frame_mib = 4")).error().message(),
+  EXPECT_THAT(Parse(WithLine(12, "max_frame_mib = 4")).error().message(),
               HasSubstr("input \"image\" of the largest bucket takes 5 MiB but limits.max_frame_mib is 4"));
-  EXPECT_THAT(Parse(WithLine(10, "max_frame_mib = 17")).error().message(),
+  EXPECT_THAT(Parse(WithLine(12, "max_frame_mib = 17")).error().message(),
               HasSubstr("max_message_mib (16) must be at least max_frame_mib (17)"));
-  EXPECT_THAT(Parse(WithLine(13, "max_client_mib = 15")).error().message(),
+  EXPECT_THAT(Parse(WithLine(15, "max_client_mib = 15")).error().message(),
               HasSubstr("max_client_mib (15) must be at least max_message_mib (16)"));
 }
 
+TEST(ConfigTest, MaxBatchIsAtMostTheLargestBatchOfTheModel) {
+  for (const std::string value : {"0", "1", "3", "8"}) {
+    const Result<Config> config = Parse(WithLine(45, "max_batch = " + value));
+    ASSERT_TRUE(config) << value << ": " << config.error().message();
+    EXPECT_EQ(std::to_string(config->services[0].max_batch), value);
+  }
+  ExpectRefused({{45, "max_batch = 9", "service[0].max_batch",
+                  "must be at most 8, the largest batch that \"fake-text\" was exported with, not 9; leave it out"}});
+  const Result<Config> set = Parse(kText, {"service.max_batch=9"});
+  ASSERT_FALSE(set);
+  EXPECT_THAT(set.error().message(), StartsWith("--set service.max_batch=9: service[0].max_batch: must be at most 8"));
+  const Result<Config> unread = ParseConfig(WithLine(45, "max_batch = 9"), kPath, {}, ModelFiles::kSkip);
+  ASSERT_TRUE(unread) << unread.error().message();
+  EXPECT_EQ(unread->services[0].max_batch, 9u) << "nobody knows the model yet";
+}
+
+TEST(ConfigTest, EveryPolicyHasAName) {
+  for (const std::string_view name : kPolicyNames) {
+    const Result<Config> config = Parse(kText, {"scheduler.policy=" + std::string(name)});
+    ASSERT_TRUE(config) << config.error().message();
+    EXPECT_EQ(config->scheduler.policy, name);
+  }
+}
+
 TEST(ConfigTest, APredictorThatIsMissingIsNoError) {
-  const Result<Config> missing = Parse(WithLine(20, "predictor = '../nowhere/none.predictor'"));
+  const Result<Config> missing = Parse(WithLine(24, "predictor = '../nowhere/none.predictor'"));
   ASSERT_TRUE(missing) << missing.error().message();
   EXPECT_EQ(missing->scheduler.predictor, kPath.parent_path().parent_path() / "nowhere/none.predictor");
-  const Result<Config> absolute = Parse(WithLine(20, "predictor = '/somewhere/a.predictor'"));
+  const Result<Config> absolute = Parse(WithLine(24, "predictor = '/somewhere/a.predictor'"));
   ASSERT_TRUE(absolute) << absolute.error().message();
   EXPECT_EQ(absolute->scheduler.predictor, "/somewhere/a.predictor");
-  const Result<Config> none = Parse(WithLine(20, "predictor = 'none'"));
+  const Result<Config> none = Parse(WithLine(24, "predictor = 'none'"));
   ASSERT_TRUE(none) << none.error().message();
   EXPECT_TRUE(none->scheduler.predictor.empty());
-  const Result<Config> unset = Parse(WithLine(21, ""));
+  const Result<Config> unset = Parse(WithLine(25, ""));
   ASSERT_TRUE(unset) << unset.error().message();
   EXPECT_FALSE(unset->scheduler.margin.has_value()) << "the predictor's own error decides";
 }
 
 TEST(ConfigTest, SpinDefaultDependsOnTheCores) {
-  const Result<Config> config = Parse(WithLine(25, "spin_us = -1"));
+  const Result<Config> config = Parse(WithLine(29, "spin_us = -1"));
   ASSERT_TRUE(config);
   EXPECT_THAT(config->scheduler.spin_us, AnyOf(0u, 50u));
 }
@@ -321,6 +355,7 @@ uint64_t DurationIn(const Config& config, const std::string& name) {
   if (name == "drain_timeout") return config.server.drain_timeout_ns;
   if (name == "lead") return config.scheduler.lead_us * uint64_t{1'000};
   if (name == "spin") return config.scheduler.spin_us * uint64_t{1'000};
+  if (name == "max_queue_delay") return config.scheduler.max_queue_delay_us * uint64_t{1'000};
   if (name == "load_timeout") return config.worker.load_timeout_ns;
   if (name == "round_timeout") return config.worker.round_timeout_ns;
   return config.services[0].qos_ns;
@@ -335,9 +370,10 @@ struct DurationCase {
 };
 const std::vector<DurationCase>& DurationCases() {
   static const std::vector<DurationCase> cases = {
-      {8, "server", "drain_timeout", "ms", "3601s"},    {22, "scheduler", "lead", "us", "100.001ms"},
-      {25, "scheduler", "spin", "us", "1.000001s"},     {30, "worker", "load_timeout", "s", "24.1h"},
-      {31, "worker", "round_timeout", "ms", "60.1min"}, {39, "service[0]", "qos", "ms", "61min"},
+      {10, "server", "drain_timeout", "ms", "3601s"}, {26, "scheduler", "lead", "us", "100.001ms"},
+      {29, "scheduler", "spin", "us", "1.000001s"},   {23, "scheduler", "max_queue_delay", "us", "1001ms"},
+      {34, "worker", "load_timeout", "s", "24.1h"},   {35, "worker", "round_timeout", "ms", "60.1min"},
+      {43, "service[0]", "qos", "ms", "61min"},
   };
   return cases;
 }
@@ -383,14 +419,14 @@ TEST(DurationConfigTest, TheCommandLineReplacesEitherSpelling) {
 
 TEST(DurationConfigTest, SpinAutoIsTheDefault) {
   for (const char* line : {"spin = 'auto'", "spin_us = -1", ""}) {
-    const Result<Config> config = Parse(WithLine(25, line));
+    const Result<Config> config = Parse(WithLine(29, line));
     ASSERT_TRUE(config) << config.error().message();
     EXPECT_THAT(config->scheduler.spin_us, AnyOf(0u, 50u));
   }
-  EXPECT_EQ(Parse(WithLine(25, "spin = '0s'"))->scheduler.spin_us, 0u);
-  ExpectRefused({{22, "lead = '1500ns'", "scheduler.lead", "in steps of 1us"},
-                 {22, "lead_us = 1.5", "scheduler.lead_us", "in steps of 1us"},
-                 {22, "lead = 'auto'", "scheduler.lead", "must be a duration"}});
+  EXPECT_EQ(Parse(WithLine(29, "spin = '0s'"))->scheduler.spin_us, 0u);
+  ExpectRefused({{26, "lead = '1500ns'", "scheduler.lead", "in steps of 1us"},
+                 {26, "lead_us = 1.5", "scheduler.lead_us", "in steps of 1us"},
+                 {26, "lead = 'auto'", "scheduler.lead", "must be a duration"}});
 }
 
 TEST(OverrideTest, AServiceKeyWithoutANameIsForEveryService) {
@@ -512,7 +548,9 @@ TEST(ShippedConfigTest, DefaultShowsEveryKeyWithItsDefault) {
     EXPECT_EQ(config->server.name, other.server.name);
     EXPECT_EQ(config->server.listen, other.server.listen);
     EXPECT_EQ(config->server.ipc, other.server.ipc);
+    EXPECT_EQ(config->server.leases, other.server.leases);
     EXPECT_EQ(config->server.io_threads, other.server.io_threads);
+    EXPECT_EQ(config->server.intake_threads, other.server.intake_threads);
     EXPECT_EQ(config->server.arena_bytes, other.server.arena_bytes);
     EXPECT_EQ(config->server.log_level, other.server.log_level);
     EXPECT_EQ(config->server.drain_timeout_ns, other.server.drain_timeout_ns);
@@ -524,6 +562,8 @@ TEST(ShippedConfigTest, DefaultShowsEveryKeyWithItsDefault) {
     EXPECT_EQ(config->limits.max_clients, other.limits.max_clients);
     EXPECT_EQ(config->limits.max_queries, other.limits.max_queries);
     EXPECT_EQ(config->scheduler.packing, other.scheduler.packing);
+    EXPECT_EQ(config->scheduler.batching, other.scheduler.batching);
+    EXPECT_EQ(config->scheduler.max_queue_delay_us, other.scheduler.max_queue_delay_us);
     EXPECT_EQ(config->scheduler.margin, other.scheduler.margin);
     EXPECT_EQ(config->scheduler.lead_us, other.scheduler.lead_us);
     EXPECT_EQ(config->scheduler.trace_events, other.scheduler.trace_events);

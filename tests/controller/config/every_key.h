@@ -17,7 +17,9 @@ inline constexpr std::string_view kText = R"([server]
 name = "unit"
 listen = ["tcp://127.0.0.1:7000", "tcp://[::1]:*"]
 ipc = false
+leases = false
 io_threads = 2
+intake_threads = 5
 arena_mib = 64
 log_level = "debug"
 drain_timeout_ms = 250.5
@@ -32,6 +34,8 @@ max_queries = 30
 [scheduler]
 policy = "edf"
 packing = "furthest"
+batching = "off"
+max_queue_delay_us = 13
 predictor = "unit.predictor"
 margin = 0.25
 lead_us = 11
@@ -53,6 +57,7 @@ name = "text"
 model = "fake/fake-text.toml"
 qos_ms = 12.5
 queue_limit = 17
+max_batch = 3
 gpu = "GPU-5"
 [[service]]
 name = "image"
@@ -60,8 +65,8 @@ model = "fake/fake-image.toml"
 )";
 
 inline std::string CanonicalKey(const std::string& key) {
-  for (const char* duration :
-       {"drain_timeout_ms", "lead_us", "spin_us", "load_timeout_s", "round_timeout_ms", "qos_ms"}) {
+  for (const char* duration : {"drain_timeout_ms", "max_queue_delay_us", "lead_us", "spin_us", "load_timeout_s",
+                               "round_timeout_ms", "qos_ms"}) {
     if (key == duration) return key.substr(0, key.rfind('_'));
   }
   return key;

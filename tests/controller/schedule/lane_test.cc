@@ -16,10 +16,11 @@ class LanesTest : public SchedulerLoopTest {
   // A service on each of two GPUs.
   void StartTwoLanes() {
     config_ = test::TwoServices("edf");
+    config_.scheduler.batching = Batching::kOff;
     config_.scheduler.lead_us = 1000;
     config_.worker.gpus = {"0", "1"};
     config_.services[1].gpu = "1";
-    StartWith(MakePolicy("edf").value());
+    StartAsConfigured();
     WorkerUp(0);
     WorkerUp(1);
   }
@@ -129,6 +130,8 @@ TEST_F(SchedulerLoopTest, CommandsNameTheRowsOfTheirQueries) {
   EXPECT_EQ(rows.block_bytes, 512u);
   EXPECT_EQ(rows.rows, 2u);
   EXPECT_EQ(rows.sequence, 7u);
+  EXPECT_EQ(rows.first_row, 0u);
+  EXPECT_EQ(rows.query_rows, 2u);
 }
 
 TEST_F(SchedulerLoopTest, APublishedSetIsUsedFromThenOn) {
@@ -201,117 +204,6 @@ TEST_F(SchedulerLoopTest, APlanThatCannotBeSentLeavesTheQueryWaiting) {
   WorkerUp(0);
   Complete(0, *TakeCommand(0));
   EXPECT_THAT(Done(), ElementsAre(slot));
-}
-
-// Puts all that waits of a service into one job, in halves.
-class TogetherPolicy : public Policy {
- public:
-  std::string_view name() const override { return "together"; }
-  Plan Next(const Snapshot& snapshot) const override {
-    Plan plan;
-    for (const ServiceView& service : snapshot.services) {
-      if (!service.idle() || !service.has_work()) continue;
-      if (service.unfinished != nullptr) {
-        plan.assignments.push_back(Candidate::Resume(service).UpTo(service.unfinished->operators));
-        continue;
-      }
-      Assignment assignment{service.id, false, {}, 2, 0, 5};  // bucket 2: four rows
-      for (uint32_t i = 0; i < service.waiting.size(); ++i) assignment.queries.push_back(i);
-      plan.assignments.push_back(assignment);
-    }
-    return plan;
-  }
-};
-
-class JobsOfSeveralQueries : public SchedulerLoopTest {
- protected:
-  void StartTogether(bool abandon = false) {
-    config_ = test::TwoServices("fcfs");
-    config_.scheduler.abandon = abandon;
-    config_.services[0].queue_limit = 3;
-    StartWith(std::make_unique<TogetherPolicy>());
-  }
-  // Queries arrive while the worker is still loading, so that they wait together.
-  std::vector<uint32_t> SubmitThree(uint64_t last_qos_ns = kNsPerSecond) {
-    return {Submit(0), Submit(0), Submit(0, last_qos_ns)};
-  }
-};
-
-TEST_F(JobsOfSeveralQueries, RunAsOneAndAreAnsweredEach) {
-  StartTogether();
-  const std::vector<uint32_t> slots = SubmitThree();
-  const uint32_t refused = Submit(0);
-  EXPECT_THAT(Done(), ElementsAre(refused)) << "the limit counts queries";
-  WorkerUp(0);
-  const auto first = TakeCommand(0);
-  ASSERT_TRUE(first);
-  EXPECT_EQ(first->query_count, 3u);
-  Advance(kNsPerMs);
-  EXPECT_EQ(stats(0).queued.load(), 3u) << "they have not been sent to the end";
-  Complete(0, *first);
-  const auto second = TakeCommand(0);
-  ASSERT_TRUE(second);
-  EXPECT_EQ(second->job_id, first->job_id);
-  EXPECT_EQ(second->query_count, 3u);
-  now_ns_ += kSoloNs;
-  Complete(0, *second);
-  EXPECT_EQ(Done(), slots);
-  for (const uint32_t slot : slots) {
-    EXPECT_EQ(table_[slot].status, StatusCode::kOk);
-    EXPECT_EQ(table_[slot].timing.rounds, 2u);
-  }
-  EXPECT_EQ(stats(0).replies[0].load(), 3u);
-}
-
-TEST_F(JobsOfSeveralQueries, AModelThatIsNotBatchableRunsOneQueryAtATime) {
-  config_ = test::TwoServices("fcfs");
-  config_.services[0].spec.batchable = false;
-  StartWith(std::make_unique<TogetherPolicy>());
-  const std::vector<uint32_t> slots = SubmitThree();
-  WorkerUp(0);
-  for (const uint32_t slot : slots) {
-    const auto command = TakeCommand(0);
-    ASSERT_TRUE(command);
-    EXPECT_EQ(command->query_count, 1u);
-    EXPECT_EQ(command->bucket, 0u) << "the query's own, whatever the policy asked for";
-    EXPECT_EQ(command->last, 10u);
-    Complete(0, *command);
-    EXPECT_THAT(Done(), ElementsAre(slot));
-  }
-}
-
-TEST_F(JobsOfSeveralQueries, AHopelessQueryIsLeftOutAndTheOthersRun) {
-  StartTogether(/*abandon=*/true);
-  const std::vector<uint32_t> slots = SubmitThree(kSoloNs / 2);
-  WorkerUp(0);
-  EXPECT_THAT(Done(), ElementsAre(slots[2]));
-  EXPECT_EQ(table_[slots[2]].status, StatusCode::kDeadlineUnreachable);
-  const auto first = TakeCommand(0);
-  ASSERT_TRUE(first);
-  EXPECT_EQ(first->query_count, 2u);
-}
-
-TEST_F(JobsOfSeveralQueries, OneThatIsLateDoesNotTakeTheOthersWithIt) {
-  StartTogether(/*abandon=*/true);
-  const std::vector<uint32_t> slots = SubmitThree(2 * kSoloNs);
-  WorkerUp(0);
-  const auto first = TakeCommand(0);
-  Advance(3 * kSoloNs);  // the first half takes longer than the third query can wait
-  Complete(0, *first);
-  const auto second = TakeCommand(0);
-  ASSERT_TRUE(second) << "the others still can";
-  Complete(0, *second);
-  EXPECT_EQ(Done(), slots);
-}
-
-TEST_F(JobsOfSeveralQueries, AFailureAnswersAll) {
-  StartTogether();
-  const std::vector<uint32_t> slots = SubmitThree();
-  WorkerUp(0);
-  TakeCommand(0);
-  Post(WorkerEvent::kDown, 0, "killed");
-  EXPECT_EQ(Done(), slots);
-  for (const uint32_t slot : slots) EXPECT_EQ(table_[slot].status, StatusCode::kWorkerFailed);
 }
 
 }  // namespace

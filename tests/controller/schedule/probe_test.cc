@@ -142,7 +142,7 @@ TEST_F(ProbesTest, RunsInPiecesThatLeaveOthersTheirTime) {
   config_.scheduler.abandon = true;
   config_.scheduler.margin = 0.1;
   config_.services[1].qos_ns = kSoloNs + 9 * kNsPerMs;  // 10 ms and their margin, then 7.9 for others
-  StartWith(MakePolicy("edf").value());
+  StartAsConfigured();
   WorkerUp(0);
   WorkerUp(1);
   Refused(Submit(0, kTargetNs));
@@ -168,6 +168,68 @@ TEST_F(ProbesTest, RunsInPiecesThatLeaveOthersTheirTime) {
   EXPECT_THAT(Done(), ElementsAre(probe));
   EXPECT_EQ(table_[probe].status, StatusCode::kOk);
   EXPECT_EQ(table_[probe].timing.rounds, 2u);
+}
+
+TEST_F(ProbesTest, SharesNoJob) {
+  config_ = test::TwoServices("edf");
+  config_.scheduler.abandon = true;
+  StartAsConfigured();
+  WorkerUp(0);
+  WorkerUp(1);
+  Refused(Submit(0, kTargetNs));
+  Advance(kNsPerSecond);
+  Submit(1);
+  const auto running = TakeCommand(1);
+  ASSERT_TRUE(running);
+  const uint32_t probe = Submit(0, kTargetNs);
+  const uint32_t first = Submit(0, 500 * kNsPerMs), second = Submit(0, 500 * kNsPerMs);
+  const uint32_t later = Submit(0, 5 * kNsPerSecond);
+  Complete(1, *running);
+  ASSERT_EQ(Done().size(), 1u);
+  std::vector<std::vector<uint32_t>> jobs;
+  while (const auto command = TakeCommand(0)) {
+    now_ns_ += kNsPerMs;
+    Complete(0, *command);
+    if (command->last == 10) jobs.push_back(Done());
+  }
+  ASSERT_GE(jobs.size(), 2u);
+  EXPECT_THAT(jobs[0], ElementsAre(first, second, later)) << "a job with room for four";
+  EXPECT_THAT(jobs[1], ElementsAre(probe));
+  EXPECT_EQ(table_[probe].status, StatusCode::kOk);
+}
+
+TEST_F(ProbesTest, AQueryInPartsIsOneAndItsPartsRunOneAfterAnother) {
+  StartRefusing();
+  Advance(kNsPerSecond);
+  const uint32_t probe = Submit(0, kTargetNs, /*rows=*/10);
+  int ranges = 0;
+  while (const auto command = TakeCommand(0)) {
+    EXPECT_THAT(Done(), IsEmpty());
+    ++ranges;
+    now_ns_ += kNsPerMs;
+    Complete(0, *command);
+  }
+  EXPECT_GE(ranges, 3);
+  EXPECT_THAT(Done(), ElementsAre(probe));
+  EXPECT_EQ(table_[probe].status, StatusCode::kOk);
+}
+
+TEST_F(ProbesTest, OneThatIsCancelledWhileItWaitsTellsNothing) {
+  StartRefusing();
+  WorkerUp(1);
+  Advance(kNsPerSecond);
+  Submit(1);
+  const auto running = TakeCommand(1);
+  ASSERT_TRUE(running);
+  const uint32_t cancelled = Submit(0, kTargetNs);
+  Advance(kNsPerMs + 1);
+  EXPECT_THAT(Done(), IsEmpty()) << "it is the probe";
+  Cancel(cancelled);
+  EXPECT_THAT(Done(), ElementsAre(cancelled));
+  const uint32_t next = Submit(0, kTargetNs);
+  Advance(kNsPerMs + 1);
+  EXPECT_THAT(Done(), IsEmpty()) << "the next one is, at once";
+  (void)next;
 }
 
 TEST_F(ProbesTest, OneThatCannotRunIsAnsweredWithItsOwnTarget) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,20 @@ class FakeControl : public WorkerControl {
   std::vector<std::pair<WorkerRef, std::string>> condemned;
 };
 
+// Plans what the test says.
+class ScriptedPolicy : public Policy {
+ public:
+  explicit ScriptedPolicy(std::function<Plan(const Snapshot&)> next, bool in_rounds = true)
+      : next_(std::move(next)), in_rounds_(in_rounds) {}
+  std::string_view name() const override { return "scripted"; }
+  bool in_rounds() const override { return in_rounds_; }
+  Plan Next(const Snapshot& snapshot) const override { return next_(snapshot); }
+
+ private:
+  const std::function<Plan(const Snapshot&)> next_;
+  const bool in_rounds_;
+};
+
 class SchedulerLoopTest : public testing::Test {
  protected:
   static constexpr uint64_t kSoloNs = 10 * kNsPerMs;
@@ -33,12 +48,15 @@ class SchedulerLoopTest : public testing::Test {
   SchedulerLoopTest() : table_(64), channel_(64) {
     region_ = Region::Create("sched-" + std::to_string(getpid()), {2, 2}, 1 << 20).value();
   }
+  // One query a job; service 0 lets three wait.
   void Start(const std::string& policy, bool abandon = false) {
     config_ = test::TwoServices(policy);
     config_.scheduler.abandon = abandon;
+    config_.scheduler.batching = Batching::kOff;
     config_.services[0].queue_limit = 3;
-    StartWith(MakePolicy(policy).value());
+    StartAsConfigured();
   }
+  void StartAsConfigured() { StartWith(MakePolicy(config_.scheduler).value()); }
   // With config_ as it is.
   void StartWith(std::unique_ptr<Policy> policy) {
     services_ = MakeServiceSet(config_);
@@ -75,18 +93,27 @@ class SchedulerLoopTest : public testing::Test {
     loop_->Post({kind, Worker(worker), message});
     Step();
   }
-  uint32_t Submit(uint32_t service, uint64_t qos_ns = kNsPerSecond) {
+  // Rows of one query, in a block of its own: slot number n has the one at n * kBlockBytes.
+  static constexpr uint64_t kBlockBytes = 4096;
+  uint32_t Submit(uint32_t service, uint64_t qos_ns = kNsPerSecond, uint32_t rows = 1, uint32_t sequence = 4) {
     const uint32_t number = table_.Acquire().value();
     Query& query = table_[number];
+    query.id = ++last_id_;
     query.service = services_->services()[service];
-    query.rows = 1;
-    query.sequence = query.service->config.spec.has_sequence() ? 4 : 0;
+    query.rows = rows;
+    query.sequence = query.service->config.spec.has_sequence() ? sequence : 0;
+    query.synthetic = synthetic_;
+    query.block = {.offset_bytes = number * kBlockBytes, .bytes = kBlockBytes};
     query.timing = {};
     query.arrival_ns = now_ns_;
     query.deadline_ns = now_ns_ + qos_ns;
     channel_.submitted.push(number);
     Step();
     return number;
+  }
+  void Cancel(uint32_t slot) {
+    channel_.submitted.push(slot | QueryChannel::kCancelBit);
+    Step();
   }
   void Step() { loop_->DoWork(now_ns_); }
   void Advance(uint64_t ns) {
@@ -97,6 +124,11 @@ class SchedulerLoopTest : public testing::Test {
     Command command;
     if (!worker_slot(worker).commands.TryPop(&command)) return std::nullopt;
     return command;
+  }
+  // The table that a command names.
+  std::vector<JobQuery> QueriesOf(uint32_t worker, const Command& command) {
+    const auto& table = worker_slot(worker).queries[command.query_table];
+    return {table.begin(), table.begin() + command.query_count};
   }
   void Complete(uint32_t worker, const Command& command, StatusCode code = StatusCode::kOk) {
     Completion completion;
@@ -125,6 +157,8 @@ class SchedulerLoopTest : public testing::Test {
   uint64_t now_ns_ = 1000 * kNsPerSecond;
   uint64_t planning_ns_ = 0;  // how much later than now_ns_ a step's plan is ready
   int wakes_ = 0;
+  uint64_t last_id_ = 100;
+  bool synthetic_ = false;  // of what is submitted
 };
 
 }  // namespace abacus

@@ -55,6 +55,9 @@ TraceEvent Range(uint32_t service, uint64_t round, uint64_t begin_ns, uint64_t e
           .bucket = 3,
           .first = 4,
           .last = 9,
+          .queries = 3,
+          .rows = 5,
+          .bucket_rows = 8,
           .round = round,
           .id = 77,
           .begin_ns = begin_ns,
@@ -66,6 +69,7 @@ TraceEvent Query(uint32_t service, uint64_t begin_ns, uint64_t end_ns) {
           .status = StatusCode::kDeadlineExceeded,
           .service = ServiceId(service),
           .id = 5,
+          .order = 40,
           .begin_ns = begin_ns,
           .end_ns = end_ns,
           .deadline_ns = begin_ns + 2'000};
@@ -126,6 +130,9 @@ TEST_F(TraceWriterTest, RoundsRangesAndQueriesHaveTheirFigures) {
   EXPECT_EQ(ranges[0]["name"], "bucket 3 [4, 9)");
   EXPECT_EQ(ranges[0]["args"]["gpu_us"], 7.5);
   EXPECT_EQ(ranges[0]["args"]["job"], 77);
+  EXPECT_EQ(ranges[0]["args"]["queries"], 3);
+  EXPECT_EQ(ranges[0]["args"]["rows"], 5);
+  EXPECT_EQ(ranges[0]["args"]["bucket_rows"], 8) << "3 rows of padding";
   EXPECT_EQ(ranges[0]["args"]["round"], 8);
   EXPECT_EQ(ranges[0]["args"]["status"], "OK");
   EXPECT_EQ(ranges[0]["args"]["gpu_ended_ns"].get<uint64_t>() - ranges[0]["args"]["gpu_started_ns"].get<uint64_t>(),
@@ -143,8 +150,27 @@ TEST_F(TraceWriterTest, RoundsRangesAndQueriesHaveTheirFigures) {
   EXPECT_EQ(queries[0]["name"], "queries of image");
   EXPECT_EQ(queries[0]["ts"], 0.0);
   EXPECT_EQ(queries[1]["ts"], 3.5);
-  EXPECT_EQ(queries[0]["args"],
-            (json{{"query", 5}, {"status", "DEADLINE_EXCEEDED"}, {"latency_us", 3.5}, {"deadline_us", 2.0}}));
+  EXPECT_EQ(
+      queries[0]["args"],
+      (json{{"query", 5}, {"order", 40}, {"status", "DEADLINE_EXCEEDED"}, {"latency_us", 3.5}, {"deadline_us", 2.0}}));
+}
+
+TEST_F(TraceWriterTest, ARoundSaysWhatItWasChosenFor) {
+  TraceEvent round = Round(1, 0, 1'000, 900);
+  round.service = ServiceId(1);
+  round.id = 5;
+  round.order = 40;
+  round.worth_per_time = 1.25f;
+  const json trace = Written({round, Round(2, 1'000, 2'000, 900)});
+  const std::vector<json> rounds = Slices(trace, "rounds");
+  ASSERT_EQ(rounds.size(), 2u);
+  EXPECT_EQ(rounds[0]["args"]["urgent_query"], 5);
+  EXPECT_EQ(rounds[0]["args"]["urgent_order"], 40) << "as its query has it: ids of clients may be the same";
+  EXPECT_EQ(rounds[0]["args"]["urgent_service"], "text");
+  EXPECT_EQ(rounds[0]["args"]["worth_per_time"], 1.25);
+  for (const char* key : {"urgent_query", "urgent_order", "urgent_service", "worth_per_time"}) {
+    EXPECT_FALSE(rounds[1]["args"].contains(key)) << key << ": its policy did not say";
+  }
 }
 
 TEST_F(TraceWriterTest, SlicesOfATrackNeverOverlap) {
