@@ -10,6 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "bench/ceiling.h"
+#include "bench/workload.h"
+#include "shm/layout.h"
+
 namespace abacus::bench {
 
 // The default of each field is that of its option; main.cc says what the options mean. Every Run function returns
@@ -41,27 +45,43 @@ int RunLifecycle(const LifecycleOptions& options);
 
 struct HeadroomOptions {
   uint64_t decisions = 200'000;
-  uint32_t queued = 4;  // queries per service
   std::vector<uint32_t> services = {2, 4, 8, 16};
+  std::vector<uint32_t> queued = {4, 64};      // waiting queries of each service
+  std::vector<uint32_t> batch_sizes = {1, 6};  // how many each model has: 1, 2, 4, ...
+  std::vector<uint32_t> cuts = {kMaxCuts};     // intervals of a bucket
+  std::vector<std::string> packings = {"balanced", "furthest"};
   std::string json;
 };
 int RunHeadroom(const HeadroomOptions& options);
 
 struct SimulateOptions {
   std::string predictor;
-  std::vector<std::string> models;
-  std::vector<std::string> policies = {"fcfs", "sjf", "edf", "free", "abacus"};
+  WorkloadOptions workload;
+  std::vector<std::string> policies = {"all"};
   std::string packing = "balanced";
-  std::vector<double> loads = {0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6};
-  std::vector<int64_t> batches;
+  std::vector<double> loads;  // empty: the file's own, or a list from half to eight
   double seconds = 20;
-  double qos_factor = 2;
   uint64_t seed = 1;
+  uint64_t seeds = 1;
+  double find_limit = 0;  // share of violations; 0: runs the loads
   bool keep_late = false;
   uint32_t timeline = 0;
   std::string csv;
+  std::string save_trace;
 };
 int RunSimulate(const SimulateOptions& options);
+
+struct CeilingOptions {
+  std::string predictor;
+  std::vector<std::string> groups;  // "resnet50+bert"; empty: all pairs
+  std::vector<int64_t> batches;     // empty: all
+  uint32_t cuts = 0;                // intervals of a bucket; 0: as many as the bound on rounds allows
+  uint64_t most_rounds = kMostCeilingRounds;
+  uint32_t queued = 256;
+  double seconds = 10;
+  std::string csv;
+};
+int RunCeiling(const CeilingOptions& options);
 
 // Folder of the running program, where the other programs are too.
 std::filesystem::path BinDir();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <random>
 
@@ -18,6 +19,9 @@ namespace {
 constexpr uint64_t kStartNs = kNsPerSecond;  // the clock does not start at 0, which means "unset" to the scheduler
 constexpr uint32_t kSlots = 1 << 16;
 constexpr size_t kTraceEvents = 1 << 16;
+// Where a GPU is shared: the slowdown of each range stays below that of running one after another by this much, since
+// the cost of a round is in every prediction and would count for too much in the last microseconds of a range.
+constexpr double kMostSlowdown = kHighestShare;
 
 class IgnoreControl : public WorkerControl {
  public:
@@ -29,8 +33,10 @@ class IgnoreControl : public WorkerControl {
 // What the workers and the GPU do with the commands. Service number n runs in worker slot number n.
 class SimulatedGpu {
  public:
-  SimulatedGpu(const PredictorFile& file, const LatencyModel& truth, Region* region, size_t services, uint64_t seed)
-      : file_(file), truth_(truth), region_(region), services_(services), random_(seed) {}
+  // `errors`: of round times, as PredictorFile::residuals; empty: none.
+  SimulatedGpu(const std::vector<double>& errors, const LatencyModel& truth, Region* region, size_t services,
+               uint64_t seed)
+      : errors_(errors), truth_(truth), region_(region), services_(services), random_(seed) {}
 
   // Takes new commands and starts what may start.
   void TakeCommands(uint64_t now_ns) {
@@ -39,19 +45,12 @@ class SimulatedGpu {
       while (region_->worker(WorkerId(s)).commands.TryPop(&command)) {
         Range range;
         range.command = command;
-        range.range = {ServiceId(s), command.bucket, command.first, command.last};
-        range.solo_ns = static_cast<double>(std::max<uint64_t>(1, truth_.PredictNs(range.range)));
-        if (command.gate != 0) {
-          held_.push_back(range);
-        } else {
-          Advance(now_ns);
-          range.left_ns = range.solo_ns * DrawError();
-          running_.push_back(range);
-          Share(now_ns);
-        }
+        range.rest = {ServiceId(s), command.bucket, command.first, command.last};
+        range.solo_ns = static_cast<double>(std::max<uint64_t>(1, truth_.PredictNs(range.rest)));
+        held_.push_back(range);
       }
     }
-    OpenGate(now_ns);
+    if (!held_.empty()) Start(now_ns);
   }
 
   // When the next range ends; nullopt: nothing runs.
@@ -64,92 +63,138 @@ class SimulatedGpu {
 
   // Completes what has ended by now.
   void Complete(uint64_t now_ns) {
-    Advance(now_ns);
-    bool free_ended = false;
-    std::erase_if(running_, [&](const Range& range) {
+    if (shared_) Advance(now_ns);
+    const size_t ended = std::erase_if(running_, [&](const Range& range) {
       if (range.end_ns > now_ns) return false;
       Completion completion;
       completion.job_id = range.command.job_id;
       completion.first = range.command.first;
       completion.last = range.command.last;
+      completion.started_ns = range.began_ns;
       completion.ended_ns = now_ns;
-      region_->worker(WorkerId(range.range.service.value())).completions.TryPush(completion);
-      free_ended |= range.command.gate == 0;
+      region_->worker(WorkerId(range.rest.service.value())).completions.TryPush(completion);
       return true;
     });
-    if (free_ended) Share(now_ns);
+    if (ended == 0) return;
+    shared_ &= !running_.empty();
+    if (shared_) Share(now_ns);
+    if (!held_.empty()) Start(now_ns);  // its worker may have waited for what ended
   }
 
  private:
   struct Range {
     Command command;
-    OperatorRange range;  // of a free range: what it still has to do
-    double solo_ns = 0;
-    double left_ns = 0;  // of a free range: time that it still needs, alone
+    OperatorRange rest;  // where the GPU is shared: what it still has to do
+    double solo_ns = 0;  // of all of it, alone
+    double stretch = 1;  // the drawn error
+    double left_ns = 0;  // where the GPU is shared: time that it still needs, alone
+    uint64_t began_ns = 0;
     uint64_t end_ns = 0;
   };
 
   double DrawError() {
-    if (file_.residuals.empty()) return 1;
-    const double at = UnitOf(random_()) * static_cast<double>(file_.residuals.size() - 1);
+    if (errors_.empty()) return 1;
+    const double at = UnitOf(random_()) * static_cast<double>(errors_.size() - 1);
     const auto low = static_cast<size_t>(at);
-    const size_t high = std::min(low + 1, file_.residuals.size() - 1);
+    const size_t high = std::min(low + 1, errors_.size() - 1);
     const double share = at - static_cast<double>(low);
-    return 1 + file_.residuals[low] * (1 - share) + file_.residuals[high] * share;
+    return 1 + errors_[low] * (1 - share) + errors_[high] * share;
   }
 
-  // Rounds: starts the ranges whose gate is open, together.
-  void OpenGate(uint64_t now_ns) {
+  // Starts the ranges that may: their gate is open, and their worker has nothing before them.
+  void Start(uint64_t now_ns) {
     const Gate gate(&region_->lane(LaneId()).gate);
+    uint64_t busy = 0;  // services, a bit each
+    for (const Range& range : running_) busy |= uint64_t{1} << range.rest.service.value();
     std::vector<Range> group;
+    bool free = false;
     std::erase_if(held_, [&](const Range& range) {
-      if (!gate.Reached(range.command.gate)) return false;
+      const uint64_t bit = uint64_t{1} << range.rest.service.value();
+      const bool first = (busy & bit) == 0;
+      busy |= bit;  // what is behind it waits for it in any case
+      if (!first || (range.command.gate != 0 && !gate.Reached(range.command.gate))) return false;
+      free |= range.command.gate == 0;
       group.push_back(range);
       return true;
     });
     if (group.empty()) return;
+    if (running_.empty() && !free) {
+      StartRound(group, now_ns);
+    } else {
+      StartShared(group, now_ns);
+    }
+  }
+
+  // A round: they start together and have the GPU to themselves.
+  void StartRound(const std::vector<Range>& group, uint64_t now_ns) {
     std::vector<OperatorRange> ranges;
     double longest_ns = 1;
     for (const Range& range : group) {
-      ranges.push_back(range.range);
+      ranges.push_back(range.rest);
       longest_ns = std::max(longest_ns, range.solo_ns);
     }
-    const double round_ns = static_cast<double>(truth_.PredictNs(ranges)) * DrawError();
-    for (Range& range : group) {
-      range.end_ns = now_ns + static_cast<uint64_t>(round_ns * range.solo_ns / longest_ns);
+    const double stretch = DrawError();
+    const double round_ns = static_cast<double>(truth_.PredictNs(ranges)) * stretch;
+    for (Range range : group) {
+      range.stretch = stretch;
+      range.began_ns = now_ns;
+      range.end_ns = now_ns + std::max<uint64_t>(1, static_cast<uint64_t>(round_ns * range.solo_ns / longest_ns));
       running_.push_back(range);
     }
   }
 
-  // Without rounds: moves what runs forward to now ...
+  // Beside what runs. What ran as a round shares the GPU from now on, too.
+  void StartShared(const std::vector<Range>& group, uint64_t now_ns) {
+    if (shared_) {
+      Advance(now_ns);
+    } else {
+      for (Range& range : running_) {
+        const double left = static_cast<double>(range.end_ns - std::min(range.end_ns, now_ns)) /
+                            static_cast<double>(range.end_ns - range.began_ns);
+        range.left_ns = range.solo_ns * range.stretch * left;
+        SetRest(&range);
+      }
+      shared_ = true;
+    }
+    for (Range range : group) {
+      range.stretch = DrawError();
+      range.left_ns = range.solo_ns * range.stretch;
+      range.began_ns = now_ns;
+      running_.push_back(range);
+    }
+    Share(now_ns);
+  }
+  // Moves what shares the GPU forward to now ...
   void Advance(uint64_t now_ns) {
     for (Range& range : running_) {
-      if (range.command.gate != 0) continue;
       range.left_ns = std::max(0.0, range.left_ns - static_cast<double>(now_ns - shared_ns_) / slowdown_);
-      const uint32_t operators = range.command.last - range.command.first;
-      const double rest = std::ceil(operators * std::min(1.0, range.left_ns / range.solo_ns));
-      range.range.first = range.command.last - std::clamp(static_cast<uint32_t>(rest), 1u, operators);
+      SetRest(&range);
     }
     shared_ns_ = now_ns;
   }
-  // ... and shares the GPU among those that run from now on, until the first of them ends. Advance comes before.
+  // ... and shares it among those that run from now on, until the first of them ends or another starts.
   void Share(uint64_t now_ns) {
+    shared_ns_ = now_ns;
     std::vector<OperatorRange> ranges;
     uint64_t shortest_ns = UINT64_MAX;
     for (const Range& range : running_) {
-      ranges.push_back(range.range);
-      shortest_ns = std::min(shortest_ns, std::max<uint64_t>(1, truth_.PredictNs(range.range)));
+      ranges.push_back(range.rest);
+      shortest_ns = std::min(shortest_ns, std::max<uint64_t>(1, truth_.PredictNs(range.rest)));
     }
     slowdown_ = 1;
     if (ranges.size() > 1) {
       for (OperatorRange& range : ranges) range.last = EndAfter(range, shortest_ns);
       const double slowdown = static_cast<double>(truth_.PredictNs(ranges)) / static_cast<double>(shortest_ns);
-      // The cost of a round is in every prediction and would count for too much in the last microseconds of a range.
-      slowdown_ = std::clamp(slowdown, 1.0, kHighestShare * static_cast<double>(ranges.size()));
+      slowdown_ = std::clamp(slowdown, 1.0, kMostSlowdown * static_cast<double>(ranges.size()));
     }
     for (Range& range : running_) {
       range.end_ns = now_ns + std::max<uint64_t>(1, static_cast<uint64_t>(range.left_ns * slowdown_));
     }
+  }
+  static void SetRest(Range* range) {
+    const uint32_t operators = range->command.last - range->command.first;
+    const double rest = std::ceil(operators * std::min(1.0, range->left_ns / range->solo_ns));
+    range->rest.first = range->command.last - std::clamp(static_cast<uint32_t>(rest), 1u, operators);
   }
   // The first operator up to which the range takes `solo_ns` alone.
   uint32_t EndAfter(OperatorRange range, uint64_t solo_ns) const {
@@ -161,31 +206,26 @@ class SimulatedGpu {
     return low;
   }
 
-  const PredictorFile& file_;
+  const std::vector<double>& errors_;
   const LatencyModel& truth_;
   Region* const region_;
   const size_t services_;
   std::mt19937_64 random_;
   std::vector<Range> running_;
-  std::vector<Range> held_;  // wait for their gate
-  double slowdown_ = 1;      // of the free ranges, since shared_ns_
+  std::vector<Range> held_;  // in the order of each worker's commands
+  bool shared_ = false;      // what runs shares the GPU; else it is one round
+  double slowdown_ = 1;      // where it is shared, since shared_ns_
   uint64_t shared_ns_ = 0;
 };
 
-ServiceConfig MakeService(const ModelProfile& model, uint64_t qos_ns) {
+ServiceConfig MakeService(const ModelProfile& model, const SimService& options) {
   ServiceConfig service;
   service.name = model.name;
   service.gpu = "0";
-  service.qos_ns = qos_ns;
+  service.qos_ns = options.qos_ns;
   service.queue_limit = kSlots;
-  service.spec.name = model.name;
-  for (const BucketProfile& bucket : model.buckets) {
-    const auto add = [](std::vector<int64_t>* sizes, int64_t size) {
-      if (std::find(sizes->begin(), sizes->end(), size) == sizes->end()) sizes->push_back(size);
-    };
-    add(&service.spec.batch_sizes, bucket.batch);
-    if (bucket.sequence > 0) add(&service.spec.sequence_lengths, bucket.sequence);
-  }
+  service.max_batch = options.max_batch;
+  service.spec = SpecOf(model);
   return service;
 }
 
@@ -203,142 +243,349 @@ void PublishRanges(const ProfileData& subject, const ModelProfile& model, Worker
   }
 }
 
-}  // namespace
+// Where queries come from.
+class Source {
+ public:
+  virtual ~Source() = default;
+  virtual uint64_t NextNs() const = 0;  // from the start; UINT64_MAX: none for now
+  virtual SimArrival Take() = 0;
+  virtual void Answered(uint32_t service, uint64_t now_ns) = 0;
+};
 
-std::vector<SimArrival> PoissonArrivals(double rate_per_s, double seconds,
-                                        const std::vector<std::vector<uint32_t>>& buckets, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  const auto unit = [&] { return UnitOf(random()); };
-  std::vector<SimArrival> arrivals;
-  double at_s = 0;
-  for (;;) {
-    at_s -= std::log(1 - unit()) / rate_per_s;
-    if (at_s >= seconds) return arrivals;
-    const auto service = static_cast<uint32_t>(unit() * static_cast<double>(buckets.size()));
-    const auto choice = static_cast<size_t>(unit() * static_cast<double>(buckets[service].size()));
-    arrivals.push_back({static_cast<uint64_t>(at_s * 1e9), service, buckets[service][choice]});
+class Recorded : public Source {
+ public:
+  explicit Recorded(std::span<const SimArrival> arrivals) : arrivals_(arrivals) {}
+  uint64_t NextNs() const override { return next_ < arrivals_.size() ? arrivals_[next_].at_ns : UINT64_MAX; }
+  SimArrival Take() override { return arrivals_[next_++]; }
+  void Answered(uint32_t, uint64_t) override {}
+
+ private:
+  const std::span<const SimArrival> arrivals_;
+  size_t next_ = 0;
+};
+
+// Each answer makes room for the next query of its service.
+class KeptFull : public Source {
+ public:
+  // `query`: of each service.
+  KeptFull(std::vector<SimArrival> query, uint32_t queries) : query_(std::move(query)) {
+    for (uint32_t i = 0; i < queries; ++i) {
+      for (uint32_t s = 0; s < query_.size(); ++s) due_.push_back(s);
+    }
   }
-}
-
-Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options,
-                           const std::vector<SimArrival>& arrivals) {
-  Config config;
-  config.server.name = "simulate-" + std::to_string(getpid());
-  config.scheduler.policy = options.policy;
-  config.scheduler.packing = options.packing;
-  config.scheduler.abandon = options.abandon;
-  config.scheduler.trace_events = options.timeline > 0 ? kTraceEvents : 0;
-  for (size_t s = 0; s < options.models.size(); ++s) {
-    config.services.push_back(MakeService(file.subject.models[options.models[s]], options.qos_ns[s]));
+  uint64_t NextNs() const override { return next_ < due_.size() ? since_ns_ : UINT64_MAX; }
+  SimArrival Take() override {
+    SimArrival arrival = query_[due_[next_]];
+    arrival.at_ns = since_ns_;
+    if (++next_ == due_.size()) {
+      due_.clear();
+      next_ = 0;
+    }
+    return arrival;
   }
-  auto region = Region::Create(config.server.name, {config.services.size(), 1}, 1 << 20);
-  if (!region) return Error(region.error());
-  ServicePredictor truth = ServicePredictor::Use(file);
-  if (!truth.trained()) return Error(StatusCode::kInvalidArgument, "the predictor file does not fit itself");
-  auto policy = MakePolicy(options.policy, options.packing);
-  if (!policy) return Error(policy.error());
+  void Answered(uint32_t service, uint64_t now_ns) override {
+    since_ns_ = now_ns;
+    due_.push_back(service);
+  }
 
-  QueryTable table(kSlots);
-  QueryChannel channel(kSlots);
-  IgnoreControl control;
-  uint64_t now_ns = kStartNs;
-  const ServiceSetPtr services = MakeServiceSet(config);
-  SchedulerLoop::Setup setup{.config = config.scheduler,
+ private:
+  const std::vector<SimArrival> query_;
+  std::vector<uint32_t> due_;  // services that are to get a query
+  size_t next_ = 0;
+  uint64_t since_ns_ = 0;
+};
+
+class Simulation {
+ public:
+  static Result<std::unique_ptr<Simulation>> Create(const PredictorFile& file, const SimOptions& options) {
+    std::unique_ptr<Simulation> simulation(new Simulation(file, options));
+    ABACUS_RETURN_IF_ERROR(simulation->SetUp());
+    return simulation;
+  }
+
+  // A query that the model of its service takes.
+  Status Check(const SimArrival& arrival) const {
+    if (arrival.service >= config_.services.size()) {
+      return {StatusCode::kInvalidArgument, "an arrival is of service " + std::to_string(arrival.service) + " of " +
+                                                std::to_string(config_.services.size())};
+    }
+    const ModelSpec& spec = config_.services[arrival.service].spec;
+    const auto rows = std::min(static_cast<int64_t>(arrival.rows), spec.batch_sizes.back());
+    if (rows >= 1 && spec.FindBucket(rows, arrival.sequence)) return Status::Ok();
+    return {StatusCode::kInvalidArgument, config_.services[arrival.service].name + " takes no query of " +
+                                              std::to_string(arrival.rows) + " rows of length " +
+                                              std::to_string(arrival.sequence)};
+  }
+  // One row of the longest sequence.
+  SimArrival OneRow(uint32_t service) const {
+    const ModelSpec& spec = config_.services[service].spec;
+    return {0, service, 1, spec.has_sequence() ? static_cast<uint32_t>(spec.sequence_lengths.back()) : 0};
+  }
+
+  // Until `queries` are answered or the clock stands at `until_ns` from the start. `most_violated`: of each service,
+  // beyond which the run is given up.
+  Status Run(Source* source, uint64_t queries, uint64_t until_ns, const std::vector<uint64_t>& most_violated);
+  // What was counted so far is forgotten.
+  void Restart();
+  SimResult Finish();
+
+ private:
+  Simulation(const PredictorFile& file, const SimOptions& options)
+      : file_(file), options_(options), table_(kSlots), channel_(kSlots), truth_(ServicePredictor::Use(file)) {}
+  Status SetUp();
+  void Submit(const SimArrival& arrival, uint32_t slot);
+  // Counts what was answered. False: a service has more violations than it may.
+  bool TakeAnswers(Source* source, const std::vector<uint64_t>& most_violated);
+  // What is counted elsewhere.
+  SimResult Counted() const;
+
+  const PredictorFile& file_;
+  const SimOptions& options_;
+  Config config_;
+  std::unique_ptr<Region> region_;
+  QueryTable table_;
+  QueryChannel channel_;
+  IgnoreControl control_;
+  ServicePredictor truth_;
+  ServiceSetPtr services_;
+  std::optional<SchedulerLoop> loop_;
+  std::optional<SimulatedGpu> gpu_;
+  std::vector<double> errors_;
+  uint64_t now_ns_ = kStartNs;
+  uint64_t wake_ns_ = kStartNs;
+  uint64_t since_ns_ = kStartNs;  // what is counted
+  uint64_t busy_ns_ = 0;
+  uint64_t sent_ = 0;
+  uint64_t answered_ = 0;
+  SimResult result_;
+  SimResult before_;  // Counted(), when counting began
+};
+
+Status Simulation::SetUp() {
+  config_.server.name = "simulate-" + std::to_string(getpid());
+  config_.scheduler = options_.scheduler;
+  config_.scheduler.trace_events = options_.timeline > 0 ? kTraceEvents : 0;
+  for (const SimService& service : options_.services) {
+    config_.services.push_back(MakeService(file_.subject.models[service.model], service));
+  }
+  auto region = Region::Create(config_.server.name, {config_.services.size(), 1}, 1 << 20);
+  if (!region) return region.error();
+  region_ = std::move(*region);
+  if (!truth_.trained()) return {StatusCode::kInvalidArgument, "the predictor file does not fit itself"};
+  auto policy = MakePolicy(config_.scheduler);
+  if (!policy) return policy.error();
+  services_ = MakeServiceSet(config_);
+  SchedulerLoop::Setup setup{.config = config_.scheduler,
                              .round_timeout_ns = UINT64_MAX / 4,
                              .policy = std::move(*policy),
                              .predictors = {},
-                             .region = region->get(),
-                             .table = &table,
-                             .channel = &channel,
-                             .control = &control,
+                             .region = region_.get(),
+                             .table = &table_,
+                             .channel = &channel_,
+                             .control = &control_,
                              .wake_front_end = [] {},
-                             .clock = [&now_ns] { return now_ns; }};
-  setup.predictors.push_back(ServicePredictor::Use(file));
-  SchedulerLoop loop(std::move(setup), services);
-  for (uint32_t s = 0; s < config.services.size(); ++s) {
-    WorkerSlot& slot = (*region)->worker(WorkerId(s));
-    PublishRanges(file.subject, file.subject.models[options.models[s]], &slot);
-    loop.Post({WorkerEvent::kUp, {WorkerId(s), 1}, {}});
-    const auto ranges = ReadWorkerRanges(slot, config.services[s].spec.bucket_count());
-    if (!ranges) return Error(ranges.error());
-    truth.WorkerUp(ServiceId(s), config.services[s].name, config.services[s].spec,
-                   {file.subject.device, file.subject.libraries, LoadText(slot.structure), *ranges});
-    if (!options.takes.empty()) {
-      for (uint32_t b = 0; b < ranges->size(); ++b) truth.solo()->Set(ServiceId(s), b, options.takes[s]);
-    }
+                             .clock = [this] { return now_ns_; }};
+  setup.predictors.push_back(ServicePredictor::Use(file_));
+  loop_.emplace(std::move(setup), services_);
+  for (uint32_t s = 0; s < config_.services.size(); ++s) {
+    const ModelProfile& model = file_.subject.models[options_.services[s].model];
+    WorkerSlot& slot = region_->worker(WorkerId(s));
+    PublishRanges(file_.subject, model, &slot);
+    loop_->Post({WorkerEvent::kUp, {WorkerId(s), 1}, {}});
+    const auto ranges = ReadWorkerRanges(slot, config_.services[s].spec.bucket_count());
+    if (!ranges) return ranges.error();
+    truth_.WorkerUp(ServiceId(s), model.name, config_.services[s].spec,
+                    {file_.subject.device, file_.subject.libraries, LoadText(slot.structure), *ranges});
+    for (uint32_t b = 0; b < ranges->size(); ++b) truth_.solo()->Set(ServiceId(s), b, options_.services[s].takes);
     const OperatorRange whole = {ServiceId(s), 0, 0, ranges->front().operators};
-    if (!truth.model().Predict({&whole, 1}).trained) {
-      return Error(StatusCode::kInvalidArgument, "the predictor does not fit its own model " + config.services[s].name);
+    if (!truth_.model().Predict({&whole, 1}).trained) {
+      return {StatusCode::kInvalidArgument, "the predictor does not fit its own model " + model.name};
     }
   }
-  SimulatedGpu gpu(file, truth.model(), region->get(), config.services.size(), options.seed);
+  if (options_.errors) errors_ = file_.residuals;
+  gpu_.emplace(errors_, truth_.model(), region_.get(), config_.services.size(), options_.seed);
+  result_.services.resize(config_.services.size());
+  before_ = Counted();
+  return Status::Ok();
+}
 
-  const PredictorStats& stats = (*region)->lane(LaneId()).predictor;
-  SimResult result;
-  uint64_t busy_ns = 0;
-  size_t next_arrival = 0, answered = 0;
-  uint64_t wake_ns = now_ns;
-  while (answered < arrivals.size()) {
+void Simulation::Submit(const SimArrival& arrival, uint32_t slot) {
+  Query& query = table_[slot];
+  query.id = ++sent_;
+  query.service = services_->services()[arrival.service];
+  query.rows = arrival.rows;
+  query.sequence = arrival.sequence;
+  query.synthetic = true;
+  query.timing = {};
+  query.arrival_ns = kStartNs + arrival.at_ns;
+  query.deadline_ns = query.arrival_ns + options_.services[arrival.service].qos_ns;
+  channel_.submitted.push(slot);
+}
+
+Status Simulation::Run(Source* source, uint64_t queries, uint64_t until_ns,
+                       const std::vector<uint64_t>& most_violated) {
+  const PredictorStats& stats = region_->lane(LaneId()).predictor;
+  while (answered_ < queries && now_ns_ - kStartNs < until_ns) {
     // The next thing that happens: an arrival, the end of a range, or what the scheduler waits for.
-    uint64_t then_ns = wake_ns;
-    if (next_arrival < arrivals.size()) then_ns = std::min(then_ns, kStartNs + arrivals[next_arrival].at_ns);
-    if (const auto end_ns = gpu.NextEndNs()) then_ns = std::min(then_ns, *end_ns);
-    then_ns = std::max(then_ns, now_ns);
-    if (gpu.busy()) busy_ns += then_ns - now_ns;
-    now_ns = then_ns;
+    uint64_t then_ns = wake_ns_;
+    if (source->NextNs() != UINT64_MAX) then_ns = std::min(then_ns, kStartNs + source->NextNs());
+    if (const auto end_ns = gpu_->NextEndNs()) then_ns = std::min(then_ns, *end_ns);
+    then_ns = std::max(then_ns, now_ns_);
+    if (gpu_->busy()) busy_ns_ += then_ns - now_ns_;
+    now_ns_ = then_ns;
 
-    gpu.Complete(now_ns);
-    while (next_arrival < arrivals.size() && kStartNs + arrivals[next_arrival].at_ns <= now_ns) {
-      const auto slot = table.Acquire();
-      if (!slot) {  // more waiting than a controller would hold
-        ++result.refused, ++answered, ++next_arrival;
-        continue;
+    gpu_->Complete(now_ns_);
+    while (source->NextNs() != UINT64_MAX && kStartNs + source->NextNs() <= now_ns_) {
+      const SimArrival arrival = source->Take();
+      SimCounts& counts = result_.services[arrival.service];
+      ++counts.sent;
+      if (const auto slot = table_.Acquire()) {
+        Submit(arrival, *slot);
+      } else {  // more waiting than a controller would hold
+        ++counts.refused;
+        ++answered_;
       }
-      const SimArrival& arrival = arrivals[next_arrival++];
-      Query& query = table[*slot];
-      query.id = next_arrival;
-      query.service = services->services()[arrival.service];
-      const Bucket bucket = query.service->config.spec.bucket(arrival.bucket);
-      query.rows = static_cast<uint32_t>(bucket.batch);
-      query.sequence = static_cast<uint32_t>(bucket.sequence);
-      query.synthetic = true;
-      query.timing = {};
-      query.arrival_ns = kStartNs + arrival.at_ns;
-      query.deadline_ns = query.arrival_ns + options.qos_ns[arrival.service];
-      channel.submitted.push(*slot);
     }
-    while (loop.DoWork(now_ns) > 0) gpu.TakeCommands(now_ns);
-    gpu.TakeCommands(now_ns);
-    wake_ns = now_ns + std::max<uint64_t>(1, loop.IdleNs(now_ns));
-    if (!control.condemned.empty()) return Error(StatusCode::kInternal, "simulated worker: " + control.condemned);
-
-    if (result.trace.empty() && options.timeline > 0 && stats.rounds.load() >= options.timeline) {
-      result.trace = loop.trace().Copy();  // before later events overwrite these
+    while (loop_->DoWork(now_ns_) > 0) gpu_->TakeCommands(now_ns_);
+    gpu_->TakeCommands(now_ns_);
+    wake_ns_ = now_ns_ + std::max<uint64_t>(1, loop_->IdleNs(now_ns_));
+    if (!control_.condemned.empty()) return {StatusCode::kInternal, "simulated worker: " + control_.condemned};
+    if (result_.trace.empty() && options_.timeline > 0 && stats.rounds.load() >= options_.timeline) {
+      result_.trace = loop_->trace().Copy();  // before later events overwrite these
     }
-    uint32_t slot = 0;
-    while (channel.done.pop(slot)) {
-      const Query& query = table[slot];
-      const uint64_t latency_ns = now_ns - query.arrival_ns;
-      ++answered;
-      if (query.status != StatusCode::kOk) {
-        ++result.refused;
-      } else {
-        ++(now_ns <= query.deadline_ns ? result.in_time : result.late);
-        result.latency_ns.push_back(latency_ns);
-      }
-      table.Return(slot);
+    if (!TakeAnswers(source, most_violated)) {
+      result_.gave_up = true;
+      return Status::Ok();
     }
   }
-  result.sent = arrivals.size();
-  result.rounds = stats.rounds.load();
-  result.rounds_over = stats.rounds_over.load();
-  result.rounds_several = stats.rounds_several.load();
-  result.margin = stats.margin_ppm.load() * 1e-6;
-  result.end_ns = now_ns - kStartNs;
-  result.busy = static_cast<double>(busy_ns) / static_cast<double>(std::max<uint64_t>(1, result.end_ns));
-  std::sort(result.latency_ns.begin(), result.latency_ns.end());
-  if (result.trace.empty()) result.trace = loop.trace().Copy();
+  return Status::Ok();
+}
+
+bool Simulation::TakeAnswers(Source* source, const std::vector<uint64_t>& most_violated) {
+  bool within = true;
+  uint32_t slot = 0;
+  while (channel_.done.pop(slot)) {
+    const Query& query = table_[slot];
+    const auto service = static_cast<uint32_t>(query.service->id.value());
+    SimCounts& counts = result_.services[service];
+    if (query.status != StatusCode::kOk) {
+      ++counts.refused;
+    } else {
+      ++(now_ns_ <= query.deadline_ns ? counts.in_time : counts.late);
+      counts.rows_done += query.rows;
+      counts.latency_ns.push_back(now_ns_ - query.arrival_ns);
+    }
+    within &= most_violated.empty() || counts.violated() <= most_violated[service];
+    ++answered_;
+    table_.Return(slot);
+    source->Answered(service, now_ns_ - kStartNs);
+  }
+  return within;
+}
+
+void Simulation::Restart() {
+  since_ns_ = now_ns_;
+  busy_ns_ = 0;
+  result_ = {};
+  result_.services.resize(config_.services.size());
+  before_ = Counted();
+}
+
+SimResult Simulation::Counted() const {
+  const PredictorStats& stats = region_->lane(LaneId()).predictor;
+  SimResult counted;
+  counted.rounds = stats.rounds.load();
+  counted.rounds_over = stats.rounds_over.load();
+  counted.rounds_several = stats.rounds_several.load();
+  for (uint32_t s = 0; s < config_.services.size(); ++s) {
+    const ServiceStats& service = region_->service(ServiceId(s)).stats;
+    SimCounts& counts = counted.services.emplace_back();
+    counts.jobs = service.jobs.load();
+    counts.job_rows = service.job_rows.load();
+    counts.padding_rows = service.padding_rows.load();
+  }
+  return counted;
+}
+
+SimResult Simulation::Finish() {
+  const SimResult counted = Counted();
+  result_.rounds = counted.rounds - before_.rounds;
+  result_.rounds_over = counted.rounds_over - before_.rounds_over;
+  result_.rounds_several = counted.rounds_several - before_.rounds_several;
+  SimCounts& total = result_.total;
+  for (size_t s = 0; s < result_.services.size(); ++s) {
+    SimCounts& counts = result_.services[s];
+    counts.jobs = counted.services[s].jobs - before_.services[s].jobs;
+    counts.job_rows = counted.services[s].job_rows - before_.services[s].job_rows;
+    counts.padding_rows = counted.services[s].padding_rows - before_.services[s].padding_rows;
+    for (const auto field : {&SimCounts::sent, &SimCounts::in_time, &SimCounts::late, &SimCounts::refused,
+                             &SimCounts::rows_done, &SimCounts::jobs, &SimCounts::job_rows, &SimCounts::padding_rows}) {
+      total.*field += counts.*field;
+    }
+    std::sort(counts.latency_ns.begin(), counts.latency_ns.end());
+    total.latency_ns.insert(total.latency_ns.end(), counts.latency_ns.begin(), counts.latency_ns.end());
+  }
+  std::sort(total.latency_ns.begin(), total.latency_ns.end());
+  result_.margin = region_->lane(LaneId()).predictor.margin_ppm.load() * 1e-6;
+  result_.end_ns = now_ns_ - since_ns_;
+  result_.busy = SimCounts::Share(busy_ns_, result_.end_ns);
+  if (result_.trace.empty()) result_.trace = loop_->trace().Copy();
+  return std::move(result_);
+}
+
+}  // namespace
+
+ModelSpec SpecOf(const ModelProfile& model) {
+  ModelSpec spec;
+  spec.name = model.name;
+  const auto add = [](std::vector<int64_t>* sizes, int64_t size) {
+    if (std::find(sizes->begin(), sizes->end(), size) == sizes->end()) sizes->push_back(size);
+  };
+  for (const BucketProfile& bucket : model.buckets) {
+    add(&spec.batch_sizes, bucket.batch);
+    if (bucket.sequence > 0) add(&spec.sequence_lengths, bucket.sequence);
+  }
+  return spec;
+}
+
+double SimResult::worst_violation() const {
+  double worst = 0;
+  for (const SimCounts& counts : services) worst = std::max(worst, counts.violation());
+  return worst;
+}
+
+double SimResult::goodput_per_s(const SimCounts& counts) const {
+  return static_cast<double>(counts.in_time) * 1e9 / static_cast<double>(std::max<uint64_t>(1, end_ns));
+}
+
+Result<SimResult> Simulate(const PredictorFile& file, const SimOptions& options, std::span<const SimArrival> arrivals) {
+  auto simulation = Simulation::Create(file, options);
+  if (!simulation) return Error(simulation.error());
+  std::vector<uint64_t> most_violated(options.services.size());
+  for (const SimArrival& arrival : arrivals) {
+    ABACUS_RETURN_IF_ERROR((*simulation)->Check(arrival));
+    ++most_violated[arrival.service];
+  }
+  const std::vector<uint64_t> of_service = most_violated;
+  for (uint64_t& count : most_violated) count = static_cast<uint64_t>(static_cast<double>(count) * options.give_up);
+  Recorded source(arrivals);
+  ABACUS_RETURN_IF_ERROR((*simulation)->Run(&source, arrivals.size(), UINT64_MAX, most_violated));
+  SimResult result = (*simulation)->Finish();
+  for (size_t s = 0; s < of_service.size(); ++s) result.services[s].sent = of_service[s];
+  result.total.sent = arrivals.size();
   return result;
+}
+
+Result<SimResult> SimulateFull(const PredictorFile& file, const SimOptions& options, const FullQueues& queues) {
+  auto simulation = Simulation::Create(file, options);
+  if (!simulation) return Error(simulation.error());
+  std::vector<SimArrival> one_row;
+  for (uint32_t s = 0; s < options.services.size(); ++s) one_row.push_back((*simulation)->OneRow(s));
+  KeptFull source(std::move(one_row), queues.queries);
+  ABACUS_RETURN_IF_ERROR((*simulation)->Run(&source, UINT64_MAX, queues.warm_up_ns, {}));
+  (*simulation)->Restart();
+  ABACUS_RETURN_IF_ERROR((*simulation)->Run(&source, UINT64_MAX, queues.warm_up_ns + queues.measure_ns, {}));
+  return (*simulation)->Finish();
 }
 
 }  // namespace abacus::bench
