@@ -298,10 +298,11 @@ void Backlog::RangeEnded(Job* job, uint32_t last, uint64_t now_ns) {
 
 void Backlog::WorkerLost(const std::string& why, uint64_t now_ns) {
   has_worker_ = false;
-  Job* job = unfinished_;
-  if (job == nullptr) return;
-  Fail(job, StatusCode::kWorkerFailed, why, now_ns);
-  End(job, now_ns);
+  while (!jobs_.empty()) {
+    Job* job = jobs_.back();
+    Fail(job, StatusCode::kWorkerFailed, why, now_ns);
+    End(job, now_ns);
+  }
 }
 
 void Backlog::End(Job* job, uint64_t now_ns) {

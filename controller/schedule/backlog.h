@@ -97,6 +97,9 @@ class Backlog {
   void Fail(Job* job, StatusCode code, const std::string& why, uint64_t now_ns);
   // A range of the job, which ended at operator `last`, is no longer out.
   void RangeEnded(Job* job, uint32_t last, uint64_t now_ns);
+  // A range of the job failed, and the device may go on writing to its memory until the process has ended: so it is
+  // answered then.
+  void KeepUntilWorkerLost(Job* job) { ++job->ranges_out; }
   // The worker is gone, and with it the state of a job that ran in part.
   void WorkerLost(const std::string& why, uint64_t now_ns);
 

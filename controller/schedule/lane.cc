@@ -167,6 +167,7 @@ bool Lane::PopCompletion(ServiceState* state, uint64_t now_ns) {
     if (completion.fatal != 0) {
       state->serving = false;
       state->fatal_ns = now_ns;
+      state->backlog.KeepUntilWorkerLost(job);
     }
   } else if (rounds_.IsNext(sent.tag.round)) {
     rounds_.Disturb(sent.tag.round);

@@ -183,7 +183,7 @@ Status GraphRuntime::Enqueue(const RangeRequest& range, uint32_t sequence) {
 }
 
 Result<std::optional<DeviceTimes>> GraphRuntime::Poll() {
-  if (!fatal_.ok()) return Error(fatal_);
+  // Also after an error that came behind it: until a range has ended, its copies may write to the arena.
   const uint32_t oldest = ended_ + 1;
   bool ended = memory_ops_ && mailbox_.HasEnded(oldest);
   const uint64_t now_ns = MonotonicNs();
@@ -284,7 +284,7 @@ std::string GraphRuntime::RangeText(uint32_t bucket, uint32_t first, uint32_t la
 }
 
 Status GraphRuntime::Fatal(const Status& status, const RangeRequest& range) {
-  fatal_ = status.WithContext(RangeText(range.bucket, range.first, range.last));
+  if (fatal_.ok()) fatal_ = status.WithContext(RangeText(range.bucket, range.first, range.last));
   return fatal_;
 }
 

@@ -16,7 +16,8 @@
 // started behind a failed one of the same job the results are worthless, but each is still polled for.
 //
 // Thread rule: one thread, the executor's. Errors: a Status whose message names model, bucket and range; after
-// IsFatal() the process must exit (a sticky GPU error poisons its context), and Poll fails at once.
+// IsFatal() the process must exit (a sticky GPU error poisons its context), and Start fails at once. What was started
+// before is still polled for: until it has ended or failed, its copies may write to the queries' memory.
 #ifndef ABACUS_WORKER_RUNTIME_MODEL_RUNTIME_H_
 #define ABACUS_WORKER_RUNTIME_MODEL_RUNTIME_H_
 

@@ -236,10 +236,12 @@ void Executor::Answer(const Pending& ended, const DeviceTimes& times) {
   completion.started_ns = ended.started_ns != 0 ? ended.started_ns : completion.ended_ns;
   completion.gpu_started_ns = times.started_ns;
   completion.gpu_ended_ns = times.ended_ns;
-  if (!ended.status.ok()) StoreText(slot_.error, ended.status.message());
-  if (runtime_->IsFatal()) {
-    completion.fatal = 1;
-    if (fatal_.ok()) fatal_ = ended.status;
+  if (!ended.status.ok()) {
+    StoreText(slot_.error, ended.status.message());
+    if (runtime_->IsFatal()) {
+      completion.fatal = 1;
+      if (fatal_.ok()) fatal_ = ended.status;
+    }
   }
   BumpOwned(slot_.ranges_run);
   BumpOwned(slot_.busy_ns, completion.ended_ns - completion.started_ns);

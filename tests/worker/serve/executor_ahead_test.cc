@@ -176,6 +176,25 @@ TEST_F(ExecutorTest, AFatalErrorAnswersEverythingOnTheDevice) {
   EXPECT_EQ(runtime_.calls.size(), 2u);
 }
 
+// Its copies may still write to the arena, so it is answered when it ends and not before.
+TEST_F(ExecutorTest, ARangeThatWasStartedBeforeAFatalErrorIsAnsweredAsItEnds) {
+  HoldOnDevice();
+  Send(Range(1, 0, 4));
+  Send(Range(2, 0, 4));
+  EXPECT_TRUE(executor_->DoWork());
+  runtime_.ends.emplace_back();  // the first ends well
+  runtime_.result = Status(StatusCode::kWorkerFailed, "no memory for a launch");
+  runtime_.fatal = true;
+  const std::atomic<bool> stop{false};
+  EXPECT_EQ(executor_->Serve(stop, 0).message(), "no memory for a launch");
+  const Completion first = Answered().value();
+  EXPECT_TRUE(Ok(first));
+  EXPECT_EQ(first.fatal, 0u);
+  const Completion second = Answered().value();
+  EXPECT_FALSE(Ok(second));
+  EXPECT_EQ(second.fatal, 1u);
+}
+
 TEST_F(ExecutorTest, StopWaitsForWhatWasStarted) {
   HoldOnDevice();
   Send(Range(1, 0, 4));
