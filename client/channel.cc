@@ -31,6 +31,9 @@ std::optional<uint64_t> OffsetInRegion(const Tensor& tensor, uint64_t channel) {
 
 constexpr std::string_view kBusy =
     "lies in memory that an earlier query may still write its outputs to; wait for its reply, or use another place";
+constexpr std::string_view kHoldsInputs =
+    "lies over inputs of an earlier query, which the server may still have to read; wait for its reply, or use another "
+    "place";
 
 // What is wrong with the tensors of a request, or an empty string.
 std::string CheckTensors(const std::vector<Tensor>& tensors) {
@@ -185,7 +188,7 @@ uint64_t Channel::Send(protocol::Request request, std::vector<Tensor> tensors, L
     if (const auto offset = OffsetInRegion(tensor, number_)) {
       input.region = tensor.region->id();
       input.offset = offset;
-      query.regions.push_back(std::move(tensor.region));
+      query.leased.push_back({std::move(tensor.region), *offset, tensor.bytes.size()});
     } else {
       query.tensors.push_back(std::move(tensor));
     }
@@ -208,6 +211,7 @@ uint64_t Channel::Send(protocol::Request request, std::vector<Tensor> tensors, L
     outstanding_.fetch_sub(1);
     return refuse(wrong.code(), wrong.message());
   }
+  for (const LeasedBlock& input : query.leased) input.region->BeginRead(input.offset, input.bytes);
   query.outputs = std::move(outputs);
   query.inference = request.type == protocol::RequestType::kInfer;
   query.what = Describe(request);
@@ -244,6 +248,7 @@ Status Channel::ClaimOutputs(const LeasedBlock& outputs) const {
     return Status(StatusCode::kUnavailable, "the lease of the block for outputs ended with the server at " + address_ +
                                                 " that gave it; take a new one");
   }
+  if (outputs.region->HoldsInputs(outputs.offset, outputs.bytes)) return invalid(std::string(kHoldsInputs));
   if (!outputs.region->Claim(outputs.offset, outputs.bytes)) return invalid(std::string(kBusy));
   return Status::Ok();
 }

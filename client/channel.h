@@ -70,10 +70,10 @@ class Channel {
 
   struct Query {
     uint64_t id = 0;
-    std::string what;                                    // for messages: "query to model 'resnet50'"
-    std::string header;                                  // encoded; empty once sent
-    std::vector<Tensor> tensors;                         // those with frames; empty once sent
-    std::vector<std::shared_ptr<LeasedRegion>> regions;  // of the others: they live until the reply
+    std::string what;                 // for messages: "query to model 'resnet50'"
+    std::string header;               // encoded; empty once sent
+    std::vector<Tensor> tensors;      // those with frames; empty once sent
+    std::vector<LeasedBlock> leased;  // where the others lie; their regions live until the reply
     LeasedBlock outputs;
     bool inference = false;
     bool cancelled = false;

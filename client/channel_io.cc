@@ -272,6 +272,7 @@ void Channel::Finish(uint64_t id, Result<Answer> answer) {
   auto node = queries_.extract(id);
   Query& query = node.mapped();
   const bool sent = query.header.empty();
+  for (const LeasedBlock& input : query.leased) input.region->EndRead(input.offset, input.bytes);
   // Without a reply the server may still write: the block stays taken, until a late reply or the end of its lease.
   if (query.outputs.region != nullptr && (answer || !sent)) query.outputs.region->Release(query.outputs.offset);
   outstanding_.fetch_sub(1);

@@ -13,9 +13,10 @@
 // is when its server has gone, or for another Client: tensors in it are sent like all others. A forked child shares the
 // memory, and keeps the lease from ending until it ends itself.
 //
-// Inputs must not change while their query is in flight. A block belongs to its query until the server has answered,
-// even where nobody waits for that any more (a time limit that passed): until then, queries that use any of it are
-// refused with INVALID_ARGUMENT. Its content counts only after a reply that is OK, until another query gets the block.
+// Inputs must not change while their query is in flight: a block that lies over those of another query is refused. A
+// block belongs to its query until the server has answered, even where nobody waits for that any more (a time limit
+// that passed): until then, queries that use any of it are refused with INVALID_ARGUMENT. Its content counts only after
+// a reply that is OK, until another query gets the block.
 //
 // Thread rule: any thread; the bytes are as safe as any memory. Units: bytes.
 #ifndef ABACUS_CLIENT_LEASE_H_

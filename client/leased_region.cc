@@ -237,6 +237,29 @@ bool LeasedRegion::Claimed(uint64_t offset, uint64_t bytes) const {
   return Overlaps(offset, bytes);
 }
 
+void LeasedRegion::BeginRead(uint64_t offset, uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  reads_.emplace(offset, offset + bytes);
+  longest_read_bytes_ = std::max(longest_read_bytes_, bytes);
+}
+
+void LeasedRegion::EndRead(uint64_t offset, uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const auto [begin, end] = reads_.equal_range(offset);
+  const auto found = std::find_if(begin, end, [&](const auto& read) { return read.second == offset + bytes; });
+  if (found != end) reads_.erase(found);
+}
+
+bool LeasedRegion::HoldsInputs(uint64_t offset, uint64_t bytes) const {
+  const std::lock_guard lock(mutex_);
+  // Those that begin earlier by more than the longest end in front of it.
+  for (auto read = reads_.lower_bound(offset - std::min(offset, longest_read_bytes_));
+       read != reads_.end() && read->first < offset + bytes; ++read) {
+    if (read->second > offset) return true;
+  }
+  return false;
+}
+
 Result<std::string> LeaseSocketPath(const std::string& address, const std::string& told) {
   if (told.empty()) {
     return Error(StatusCode::kUnavailable, "the server at " + address +

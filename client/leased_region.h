@@ -2,7 +2,8 @@
 // it (docs/protocol.md, Leases). Part of the client; programs use lease.h.
 //
 // It keeps account of the blocks that the server may write to, since a query that nobody waits for any more may still
-// be answered: its outputs must not land in what another query is about to send or has got as its answer.
+// be answered: its outputs must not land in what another query is about to send or has got as its answer. And of the
+// inputs that it may not have read yet.
 //
 // Ownership: shared by all that refers to it; its end gives the region back. Thread rule: any thread.
 #ifndef ABACUS_CLIENT_LEASED_REGION_H_
@@ -52,6 +53,11 @@ class LeasedRegion {
   void Release(uint64_t offset);
   bool Claimed(uint64_t offset, uint64_t bytes) const;
 
+  // Marks [offset, offset + bytes) as inputs of one more query, or of one less.
+  void BeginRead(uint64_t offset, uint64_t bytes);
+  void EndRead(uint64_t offset, uint64_t bytes);
+  bool HoldsInputs(uint64_t offset, uint64_t bytes) const;
+
  private:
   LeasedRegion(int fd, uint64_t id, std::span<std::byte> bytes, uint64_t channel);
   bool Overlaps(uint64_t offset, uint64_t bytes) const;
@@ -62,7 +68,9 @@ class LeasedRegion {
   const uint64_t channel_;
   const pid_t pid_;
   mutable std::mutex mutex_;
-  std::map<uint64_t, uint64_t> claims_;  // begin to end, disjoint; guarded by mutex_
+  std::map<uint64_t, uint64_t> claims_;      // begin to end, disjoint; guarded by mutex_
+  std::multimap<uint64_t, uint64_t> reads_;  // begin to end; guarded by mutex_
+  uint64_t longest_read_bytes_ = 0;          // that there ever was; guarded by mutex_
 };
 
 // The path of the lease socket of the server at `address`, which says that it is `told`. UNAVAILABLE where the server

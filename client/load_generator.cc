@@ -258,7 +258,8 @@ void Complete(Run& run, LoadRecord& record, uint64_t qos_us, Clock::time_point s
   record.status = reply ? reply->status.code() : reply.error().code();
   const bool ok = record.answered && record.status == StatusCode::kOk;
   if (ok) run.ok.fetch_add(1);
-  if (!ok || (qos_us != 0 && record.latency_ns > qos_us * 1000)) run.violations.fetch_add(1);
+  const bool in_time = ok && (qos_us == 0 || record.latency_ns <= qos_us * 1000);
+  if (!in_time && record.status != StatusCode::kCancelled) run.violations.fetch_add(1);
   const std::lock_guard lock(run.mutex);
   run.done.fetch_add(1);
   run.changed.notify_all();

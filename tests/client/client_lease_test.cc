@@ -204,6 +204,33 @@ TEST_F(ClientLease, ABlockBelongsToItsQueryUntilTheServerAnswered) {
   EXPECT_TRUE(client_->Infer(std::move(request))) << "the late answer sets it free";
 }
 
+// The server copies inputs when it gets to them; outputs of another query must not be there by then.
+TEST_F(ClientLease, ABlockIsNotPutOverWhatTheServerMayStillHaveToRead) {
+  const LeasedMemory memory = Lease(4096);
+  hold_ = true;
+  auto first = client_->Submit(QueryAt(memory, 1024));
+  auto second = client_->Submit(QueryAt(memory, 1024));
+  server_.WaitForQueries(2);
+  const auto refused = [&](uint64_t offset, uint64_t bytes) {
+    InferRequest other = QueryAt(memory, 0);
+    other.outputs = *memory.Block(offset, bytes);
+    const auto reply = client_->Infer(std::move(other));
+    return !reply && reply.error().code() == StatusCode::kInvalidArgument &&
+           reply.error().message().find("inputs of an earlier query") != std::string::npos;
+  };
+  for (const uint64_t offset : {1024 - 64 + 1, 1024, 1024 + 63}) EXPECT_TRUE(refused(offset, 64)) << offset;
+  EXPECT_TRUE(refused(0, 4096));
+  AnswerDoubled(server_, server_.queries()[0]);
+  EXPECT_TRUE(first.get());
+  EXPECT_TRUE(refused(1024, 64)) << "the other query's inputs are there, too";
+  AnswerDoubled(server_, server_.queries()[1]);
+  EXPECT_TRUE(second.get());
+  hold_ = false;
+  InferRequest request = QueryAt(memory, 1024);
+  request.outputs = *memory.Block(1024, 64);
+  EXPECT_TRUE(client_->Infer(std::move(request))) << "its own inputs it may replace";
+}
+
 TEST_F(ClientLease, ARefusedQueryLeavesItsBlockFree) {
   const LeasedMemory memory = Lease(4096);
   InferRequest request = QueryAt(memory, 0);

@@ -276,6 +276,26 @@ def test_an_offset_without_a_block_is_malformed():
 # --- its life
 
 
+def test_a_block_is_not_put_over_what_the_server_may_still_have_to_read(tmp_path):
+    with leasing(tmp_path) as (client, _, handler):
+        lease = client.lease(1024)
+        handler.held = []
+        long = client.submit("m", {"a": lease[:200]})
+        short = [client.submit("m", {"a": lease[at : at + 64]}) for at in (256, 256, 512)]
+        until(lambda: len(handler.held) == 4)
+        for first, last in ((0, 1), (199, 256), (200, 257), (319, 400), (500, 513), (64, 128), (0, 1024)):
+            with pytest.raises(AbacusError, match="over inputs of an earlier query") as caught:
+                client.submit("m", {"a": [1.0]}, outputs=lease[first:last])
+            assert caught.value.field == "outputs"
+        assert short[0].cancel()
+        with pytest.raises(AbacusError, match="over inputs of an earlier query"):
+            client.submit("m", {"a": [1.0]}, outputs=lease[256:320])  # those of the other one
+        assert short[1].cancel() and long.cancel()
+        handler.held = None
+        assert client.infer("m", {"a": lease[600:664]}, outputs=lease[200:512]).model == "m"
+        assert client.infer("m", {"a": lease[600:664]}, outputs=lease[:256]).model == "m"
+
+
 @pytest.mark.parametrize("end", ["close", "with", "del", "view", "client", "dropped client"])
 def test_a_lease_is_given_back(tmp_path, end):
     with leasing(tmp_path) as (client, server, handler):

@@ -152,7 +152,8 @@ class Client:
         When the server goes away, they do, too: they are sent like any other from then on, until there is a new lease.
 
         AbacusError: UNAVAILABLE where the server gives none or is on another machine, OVERLOADED where the leases of
-        this client would be larger than it allows, INVALID_ARGUMENT for a shape or type that is none.
+        this client together would be larger than it allows, INVALID_ARGUMENT for a shape or type that is none, or one
+        lease larger than that.
         """
         shape, numpy_dtype = leases.as_shape(shape_or_bytes, dtype)
         self._connection.check_usable()

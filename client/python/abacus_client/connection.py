@@ -125,7 +125,7 @@ class Connection:
     """Thread rule: every method may be called from any thread, but for those under "the background thread"."""
 
     def __init__(self, address: str) -> None:
-        """Connects in the background. AbacusError where `address` is no endpoint, or the machine is out of something."""
+        """Connects in the background. AbacusError where `address` is no endpoint or the machine lacks something."""
         self.address = address
         # Largest tensor and largest message that the server takes, in bytes; 0 until a reply has said so.
         self.max_frame_bytes = 0
@@ -205,9 +205,21 @@ class Connection:
             if span.region.overlaps(span.offset, span.offset + span.size):
                 raise AbacusError("INVALID_ARGUMENT", f"an input lies in leased memory that {busy}", "inputs")
         if block is not None:
+            if block.region.holds_inputs(block.offset, block.offset + block.size):
+                unread = "lies over inputs of an earlier query; wait for its answer, or use another place"
+                raise AbacusError("INVALID_ARGUMENT", f"the block for the outputs {unread}", "outputs")
             if not block.region.claim(block.offset, block.offset + block.size):
                 raise AbacusError("INVALID_ARGUMENT", f"the block for the outputs {busy}", "outputs")
             self._blocks[request_id] = block
+        for span in query.spans:
+            span.region.begin_read(span.offset, span.offset + span.size)
+
+    def _forget(self, request_id: int) -> _Pending | None:
+        """Nobody waits for its reply any more. With the lock."""
+        pending = self._in_flight.pop(request_id, None)
+        for span in pending.spans if pending is not None else ():
+            span.region.end_read(span.offset, span.offset + span.size)
+        return pending
 
     def _free_block(self, request_id: int) -> None:
         """Nobody writes to its block any more. With the lock."""
@@ -217,7 +229,7 @@ class Connection:
     def take_back(self, request_id: int) -> bool:
         """Whether it was in flight; it is not any more, and the server is told if it knows of it."""
         with self._lock:
-            pending = self._in_flight.pop(request_id, None)
+            pending = self._forget(request_id)
             if pending is None:
                 return False
             if pending.sent:
@@ -258,7 +270,7 @@ class Connection:
         reason = f"the client of {self.address} was closed"
         try:
             while not (self._closed or (self._abandoned and not self._in_flight)):
-                poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if self._outgoing else 0))
+                poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if self._outgoing or self._cancels else 0))
                 events = dict(poller.poll(self._poll_ms()))
                 if self._wake.receiver in events:
                     self._wake.clear()
@@ -356,7 +368,7 @@ class Connection:
             return None
         with self._lock:
             self._free_block(request_id)
-            return self._in_flight.pop(request_id, None)
+            return self._forget(request_id)
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -365,7 +377,7 @@ class Connection:
                 request_id, pending = next(iter(self._in_flight.items()), (0, None))
                 if pending is None or pending.deadline > now:
                     return
-                del self._in_flight[request_id]
+                self._forget(request_id)
                 if not pending.sent:
                     self._free_block(request_id)
             pending.future.set_exception(

@@ -89,6 +89,8 @@ class Region(mmap.mmap):
     def __init__(self, *_: Any, **__: Any) -> None:
         self.lock = threading.Lock()
         self.writing: list[tuple[int, int]] = []  # [first, last) that queries in flight may write; ascending, disjoint
+        self.reading: list[tuple[int, int]] = []  # [first, last) of inputs of queries in flight; ascending
+        self.longest_read = 0  # bytes, of all that there ever were
 
     def overlaps(self, first: int, last: int) -> bool:
         with self.lock:
@@ -105,6 +107,22 @@ class Region(mmap.mmap):
     def release(self, first: int, last: int) -> None:
         with self.lock:
             self.writing.remove((first, last))
+
+    def begin_read(self, first: int, last: int) -> None:
+        with self.lock:
+            bisect.insort(self.reading, (first, last))
+            self.longest_read = max(self.longest_read, last - first)
+
+    def end_read(self, first: int, last: int) -> None:
+        with self.lock:
+            self.reading.remove((first, last))
+
+    def holds_inputs(self, first: int, last: int) -> bool:
+        with self.lock:
+            # Those that begin earlier by more than the longest end in front of it.
+            begin = bisect.bisect_left(self.reading, (first - self.longest_read, 0))
+            end = bisect.bisect_left(self.reading, (last, 0))
+            return any(read[1] > first for read in self.reading[begin:end])
 
     def _overlaps(self, first: int, last: int) -> bool:
         i = bisect.bisect_left(self.writing, (last, last))
