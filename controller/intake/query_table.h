@@ -4,6 +4,8 @@
 //
 //   front end  --Submit-->  scheduler  --Done-->  front end  --socket-->  I/O thread  --released-->  front end
 //
+// Before Submit a thread of the copy pool may have it (copy_pool.h), which gives it back to the front end.
+//
 // Each arrow is a release that the other side acquires, so the fields need no locks. For the way through ZeroMQ the
 // table has its own (frames_out and released_) and does not count on what libzmq's queues order. The slot is given back
 // only when ZeroMQ has handed every frame of the reply to the kernel (or dropped it): that bounds what one client can

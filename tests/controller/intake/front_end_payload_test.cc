@@ -289,10 +289,10 @@ TEST_P(LeasedPayloadTest, PlacesOutsideARegionAreRefused) {
   protocol::Request request = Leased(++id, lease, 0);
   request.inputs[0].shape = Shape{INT64_MAX, kWide};
   dealer.Send(request);
-  ExpectRefused(dealer, id, StatusCode::kInvalidArgument, "inputs[0].offset");
+  ExpectRefused(dealer, id, StatusCode::kInvalidArgument, "inputs[0].shape");
   request.inputs[0].shape = Shape{int64_t{1} << 62, 4};  // their bytes are a multiple of 2^64
   dealer.Send(request);
-  ExpectRefused(dealer, id, StatusCode::kInvalidArgument, "inputs[0].offset");
+  ExpectRefused(dealer, id, StatusCode::kInvalidArgument, "inputs[0].shape");
   dealer.Send(Leased(++id, lease, kLeaseBytes - kRowBytes));
   Finish(NextQuery(), StatusCode::kWorkerFailed);
   ASSERT_TRUE(dealer.Receive().has_value()) << "the last place inside";

@@ -133,14 +133,14 @@ TEST_F(HeadroomPolicyTest, TheLastJoinsUpToTheFurthestCutThatFits) {
 }
 
 TEST_F(HeadroomPolicyTest, AJobThatWasCutEndsTheRound) {
-  const Work first = Wait(0, now_ns_ + kWholeNs + kWholeNs / 8);
+  services_[1].buckets[0].cuts = {0, 32, kOperators};
+  const Work first = Wait(0, now_ns_ + kWholeNs + 20 * kOperatorNs);
   const Work second = Wait(1, first.deadline_ns + 10 * kWholeNs);
-  Wait(2, first.deadline_ns + 20 * kWholeNs);
+  const Work third = Wait(2, first.deadline_ns + 20 * kWholeNs, kOperators - 4);
   model_.cost = 0.5;
-  const Plan plan = Next(Packing::kFurthest);
-  ASSERT_EQ(plan.assignments.size(), 2u);
-  EXPECT_EQ(WorkOf(plan.assignments[1]), second);
-  EXPECT_LT(plan.assignments[1].last, kOperators);
+  EXPECT_THAT(Next(Packing::kFurthest).assignments, ElementsAre(Is(first, 0, kOperators), Is(second, 0, 32)))
+      << "though there is time for the third one";
+  EXPECT_THAT(Next(Packing::kBalanced).assignments, testing::Contains(Is(third, kOperators - 4, kOperators)));
 }
 
 TEST_F(HeadroomPolicyTest, BalancedStopsOthersWhereTheGroupIsMostEfficient) {
@@ -234,9 +234,13 @@ TEST_F(HeadroomPolicyTest, WithinAServiceTheEarliestDeadlineGoesFirst) {
 }
 
 TEST_F(HeadroomPolicyTest, TheHeadroomOfAHopelessJobIsThatOfTheNextOne) {
+  model_.cost = 0.5;
   const Work hopeless = Wait(0, now_ns_ + kWholeNs / 2);
-  const Work other = Wait(1, now_ns_ + 3 * kWholeNs);
-  EXPECT_THAT(Next(Packing::kFurthest).assignments, ElementsAre(Is(hopeless, 0, kOperators), Is(other, 0, kOperators)));
+  const Work other = Wait(1, now_ns_ + 17 * kWholeNs / 10);
+  const Work lax = Wait(2, now_ns_ + 50 * kWholeNs);
+  EXPECT_THAT(Next(Packing::kFurthest).assignments,
+              ElementsAre(Is(hopeless, 0, kOperators), Is(other, 0, kOperators), Is(lax, 0, 25)))
+      << "two take 96 operators' time of the 108 that there are, and half of 25 go along";
 }
 
 TEST_F(HeadroomPolicyTest, ServicesThatAreDownOrBusyAreLeftOut) {
