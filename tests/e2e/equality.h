@@ -1,6 +1,7 @@
 // Many services under many clients answer as each does alone: every query of a fixed set is answered once by a
 // controller that serves its service alone, one query at a time, and then by one that serves all services to clients
-// that send everything at once. All output bytes must be equal.
+// that send everything at once. All output bytes must be equal; where jobs of several queries make other batches of
+// what is computed, up to the model's tolerance.
 //
 // The queries of a service: each row of a small set by itself, every ordered pair of rows, and pairs of pairs. So a row
 // that went to another query, another place of the batch or another service shows in the bytes.
@@ -20,18 +21,20 @@
 #include <vector>
 
 #include "models/model_spec.h"
+#include "tests/e2e/closeness.h"
 #include "tests/e2e/harness.h"
 
 namespace abacus::test {
 
 struct EqualityService {
   ModelSpec spec;          // named as the service
-  std::string model_file;  // bytes of the TorchScript; empty: the worker needs none
+  std::string model_file;  // bytes of the TorchScript; empty: the worker needs none, and gives back what it gets
 };
 
 struct EqualityOptions {
   std::string device = "fake";
   std::string policy = "free";
+  bool batching = true;  // jobs of several queries
   int clients = 8;
   int window = 16;  // queries of a client that wait for their replies
   int turns = 1;    // how often each client sends every query
@@ -135,7 +138,8 @@ inline ControllerProcess::Options ServicesOf(const std::vector<EqualityService>&
   controller.on_complaint = [](const std::string& complaint) { ADD_FAILURE() << complaint; };
   controller.server = "arena_mib = 64\n";
   controller.ready_timeout_s = 240;  // of many real workers on few cores
-  controller.config = "[scheduler]\npolicy = \"" + options.policy + "\"\nabandon = false\n[worker]\ndevice = \"" +
+  controller.config = "[scheduler]\npolicy = \"" + options.policy + "\"\nbatching = \"" +
+                      (options.batching ? "greedy" : "off") + "\"\nabandon = false\n[worker]\ndevice = \"" +
                       options.device + "\"\n";
   for (const EqualityService& service : services) {
     const std::string& name = service.spec.name;
@@ -146,32 +150,46 @@ inline ControllerProcess::Options ServicesOf(const std::vector<EqualityService>&
   return controller;
 }
 
-using Answers = std::vector<std::vector<std::string>>;  // by service and query
+using Answers = std::vector<std::vector<Result<InferReply>>>;  // by service and query
 
 // What each service answers when a controller serves it alone to a client that waits for every reply.
 inline Answers AnswersAlone(const std::vector<EqualityService>& services, const EqualityOptions& options) {
   Answers answers;
   for (size_t s = 0; s < services.size(); ++s) {
-    std::vector<std::string>& own = answers.emplace_back();
+    std::vector<Result<InferReply>>& own = answers.emplace_back();
     ControllerProcess controller(ServicesOf({services[s]}, options));
     EXPECT_EQ(controller.error(), "");
     const auto client = controller.error().empty() ? ConnectTo(controller.ipc()) : nullptr;
     if (client == nullptr) return answers;
     for (const InferRequest& query : QueriesOf(services[s].spec, s)) {
-      own.push_back(AnswerText(client->Infer(query)));
-      EXPECT_TRUE(own.back().starts_with("OK")) << services[s].spec.name << ": " << own.back();
+      own.push_back(client->Infer(query));
+      EXPECT_TRUE(own.back() && own.back()->status.ok()) << services[s].spec.name << ": " << AnswerText(own.back());
     }
   }
   return answers;
 }
 
-inline void ExpectAnswersAsAlone(const std::vector<EqualityService>& services, const EqualityOptions& options) {
-  const Answers alone = AnswersAlone(services, options);
+// What differs between an answer and the one that the query had alone; empty: nothing.
+inline std::string AnswerDifference(const EqualityService& service, const EqualityOptions& options,
+                                    const Result<InferReply>& alone, const Result<InferReply>& answer) {
+  if (!answer || !answer->status.ok()) return AnswerText(answer);
+  if (answer->outputs.size() != alone->outputs.size()) return std::to_string(answer->outputs.size()) + " outputs";
+  const bool one_query_a_job = !options.batching || !service.spec.batchable;
+  const double tolerance = one_query_a_job || service.model_file.empty() ? 0 : service.spec.tolerance;
+  for (size_t i = 0; i < answer->outputs.size(); ++i) {
+    std::string difference = Difference(alone->outputs[i], answer->outputs[i], tolerance);
+    if (!difference.empty()) return difference;
+  }
+  return "";
+}
+
+inline void ExpectAnswersAs(const Answers& alone, const std::vector<EqualityService>& services,
+                            const EqualityOptions& options) {
   ASSERT_EQ(alone.size(), services.size());
   // The set must be able to show a swap: no two queries of all services have the same answer.
   std::vector<std::string> distinct;
   for (size_t s = 0; s < alone.size(); ++s) {
-    for (const std::string& answer : alone[s]) distinct.push_back(answer);
+    for (const Result<InferReply>& answer : alone[s]) distinct.push_back(AnswerText(answer));
   }
   const size_t all = distinct.size();
   std::ranges::sort(distinct);
@@ -206,13 +224,13 @@ inline void ExpectAnswersAsAlone(const std::vector<EqualityService>& services, c
         ++outstanding;
       }
       client->SubmitAsync(queries[s][q], [&, s = s, q = q](const Result<InferReply>& reply) {
-        const std::string answer = AnswerText(reply);
+        const std::string difference = AnswerDifference(services[s], options, alone[s][q], reply);
         const std::lock_guard lock(mutex);
-        if (answer == alone[s][q]) {
+        if (difference.empty()) {
           ++equal;
         } else {
           wrong.push_back("client " + std::to_string(c) + ", " + services[s].spec.name + ", query " +
-                          std::to_string(q) + (answer.starts_with("OK") ? ": other bytes" : ": " + answer));
+                          std::to_string(q) + ": " + difference);
         }
         --outstanding;
         room.notify_one();
@@ -227,7 +245,23 @@ inline void ExpectAnswersAsAlone(const std::vector<EqualityService>& services, c
 
   EXPECT_EQ(equal, all * static_cast<size_t>(options.clients * options.turns));
   EXPECT_EQ(wrong.size(), 0u) << "the first: " << wrong.front();
+  uint64_t jobs = 0, queries_of_jobs = 0;
+  for (size_t s = 0; s < services.size(); ++s) {
+    const ServiceStats& stats = controller.stats(s);
+    const uint64_t own_jobs = stats.jobs.load(), own_queries = stats.job_queries.load();
+    if (!options.batching || !services[s].spec.batchable) {
+      EXPECT_EQ(own_jobs, own_queries) << services[s].spec.name;
+    }
+    jobs += own_jobs;
+    queries_of_jobs += own_queries;
+  }
+  EXPECT_EQ(jobs < queries_of_jobs, options.batching)
+      << "without jobs of several queries a run of batches tells little";
   EXPECT_TRUE(Eventually(kPatienceMs, [&] { return controller.region().header().arena_used_bytes.load() == 0; }));
+}
+
+inline void ExpectAnswersAsAlone(const std::vector<EqualityService>& services, const EqualityOptions& options) {
+  ExpectAnswersAs(AnswersAlone(services, options), services, options);
 }
 
 }  // namespace abacus::test

@@ -1,4 +1,5 @@
-// 16 services under 8 clients answer as each does alone, bit for bit: with real models in real workers on the CPU.
+// 16 services under 8 clients answer as each does alone, with real models in real workers on the CPU: bit for bit where
+// a job is one query, else up to the models' tolerance. companions_test.cc looks at single rows.
 #include "base/file.h"
 #include "tests/e2e/equality.h"
 #include "tests/worker/torch/test_models.h"
@@ -19,7 +20,11 @@ TEST(EqualityOfModels, SixteenServicesUnderEightClientsAnswerAsEachDoesAlone) {
     service.model_file = ReadWholeFile(service.spec.file).value();
     services.push_back(std::move(service));
   }
-  ExpectAnswersAsAlone(services, {.device = "cpu", .policy = "free"});
+  const Answers alone = AnswersAlone(services, {.device = "cpu"});
+  for (const bool batching : {false, true}) {
+    SCOPED_TRACE(batching ? "jobs of several queries" : "jobs of one query");
+    ExpectAnswersAs(alone, services, {.device = "cpu", .policy = "free", .batching = batching});
+  }
 }
 
 }  // namespace
