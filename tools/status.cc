@@ -21,9 +21,21 @@ struct ServiceRow {
   int32_t pid = 0;
   uint32_t lane = 0, worker = 0, generation = 0;
   uint64_t queued = 0, running = 0, served = 0, failed = 0, violations = 0, restarts = 0, ranges = 0;
+  uint64_t jobs = 0, job_rows = 0, job_queries = 0, padding_rows = 0;
   uint64_t p50_us = 0, p99_us = 0;
   double heartbeat_age_s = 0;
   bool refused = false;  // down for good: its model is not one that can be served
+
+  double rows_per_job() const { return PerJob(job_rows); }
+  double queries_per_job() const { return PerJob(job_queries); }
+  // The share of rows that only filled a bucket up.
+  double padding() const {
+    const uint64_t all = job_rows + padding_rows;
+    return all == 0 ? 0 : static_cast<double>(padding_rows) / static_cast<double>(all);
+  }
+
+ private:
+  double PerJob(uint64_t count) const { return jobs == 0 ? 0 : static_cast<double>(count) / static_cast<double>(jobs); }
 };
 
 // Quantile of the latency histogram: the upper edge of the bucket where it falls.
@@ -67,6 +79,10 @@ ServiceRow ReadRow(const Region& region, ServiceId id, uint64_t now_ns) {
   row.violations = stats.violations.load(std::memory_order_relaxed);
   row.restarts = stats.restarts.load(std::memory_order_relaxed);
   row.ranges = stats.ranges.load(std::memory_order_relaxed);
+  row.jobs = stats.jobs.load(std::memory_order_relaxed);
+  row.job_rows = stats.job_rows.load(std::memory_order_relaxed);
+  row.job_queries = stats.job_queries.load(std::memory_order_relaxed);
+  row.padding_rows = stats.padding_rows.load(std::memory_order_relaxed);
   row.p50_us = QuantileUs(stats, 0.50);
   row.p99_us = QuantileUs(stats, 0.99);
   const uint64_t beat_ns = slot.heartbeat_ns.load(std::memory_order_relaxed);
@@ -142,13 +158,16 @@ void PrintTable(const std::string& name, const Region& region, const std::vector
     if (region.lane_count() > 1) fmt::print("GPU {}: ", LoadText(lane.gpu));
     PrintPredictor(PredictorView(lane.predictor));
   }
-  fmt::print("{:<20} {:>8} {:<9} {:<7} {:>6} {:>7} {:>10} {:>8} {:>9} {:>9} {:>10} {:>8}\n", "SERVICE", "PID", "STATE",
-             "DEVICE", "QUEUE", "RUNNING", "SERVED", "FAILED", "P50 ms", "P99 ms", "VIOLATIONS", "RESTARTS");
+  fmt::print("{:<20} {:>8} {:<9} {:<7} {:>6} {:>7} {:>10} {:>8} {:>9} {:>9} {:>10} {:>8} {:>8} {:>11} {:>9}\n",
+             "SERVICE", "PID", "STATE", "DEVICE", "QUEUE", "RUNNING", "SERVED", "FAILED", "P50 ms", "P99 ms",
+             "VIOLATIONS", "RESTARTS", "ROWS/JOB", "QUERIES/JOB", "PADDING %");
   for (const ServiceRow& row : rows) {
-    fmt::print("{:<20} {:>8} {:<9} {:<7} {:>6} {:>7} {:>10} {:>8} {:>9.2f} {:>9.2f} {:>10} {:>8}\n", row.service,
-               row.pid, row.state, row.device, row.queued, row.running, row.served, row.failed,
-               static_cast<double>(row.p50_us) * 1e-3, static_cast<double>(row.p99_us) * 1e-3, row.violations,
-               row.restarts);
+    fmt::print(
+        "{:<20} {:>8} {:<9} {:<7} {:>6} {:>7} {:>10} {:>8} {:>9.2f} {:>9.2f} {:>10} {:>8} {:>8.2f} {:>11.2f} "
+        "{:>9.1f}\n",
+        row.service, row.pid, row.state, row.device, row.queued, row.running, row.served, row.failed,
+        static_cast<double>(row.p50_us) * 1e-3, static_cast<double>(row.p99_us) * 1e-3, row.violations, row.restarts,
+        row.rows_per_job(), row.queries_per_job(), 100 * row.padding());
     if (!row.error.empty()) fmt::print("    {}\n", row.error);
   }
 }
@@ -185,6 +204,10 @@ void PrintJson(const std::string& name, const Region& region, const std::vector<
                         {"violations", row.violations},
                         {"restarts", row.restarts},
                         {"ranges", row.ranges},
+                        {"jobs", row.jobs},
+                        {"rows_per_job", row.rows_per_job()},
+                        {"queries_per_job", row.queries_per_job()},
+                        {"padding", row.padding()},
                         {"p50_us", row.p50_us},
                         {"p99_us", row.p99_us},
                         {"heartbeat_age_s", row.heartbeat_age_s},
