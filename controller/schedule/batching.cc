@@ -28,6 +28,7 @@ double WorthOfRow(const ServiceView& service, const LatencyModel& latency, uint3
   for (uint32_t b = 0; b < spec.batch_sizes.size(); ++b) {
     const int64_t rows = std::min(spec.batch_sizes[b], largest);
     const uint64_t solo_ns = SoloNs(service, latency, b * SequenceCount(spec) + sequence_index);
+    if (b > 0 && service.qos_ns > 0 && 2 * solo_ns > service.qos_ns) break;
     const double row_ns = static_cast<double>(solo_ns) / static_cast<double>(rows);
     if (b == 0 || row_ns < least_ns) least_ns = row_ns;
     if (rows == largest) break;

@@ -8,9 +8,10 @@
 // Worth. A query is worth what its rows would cost at its service's most efficient batch, in the smallest bucket of
 // sequence that holds it: rows * min over batch sizes of (solo time of the bucket / rows of a full job there). A job is
 // full with the bucket's rows or max_batch, whichever is less; with the query's own where it has more than max_batch.
+// Batches count up to those that take half of the service's target, which is what it can have while others run, too.
 // Where jobs hold one query it is worth what it costs. A job is worth the sum of its queries. So worth per time is at
-// most 1 for a job alone, less where its batch is small or padded, and above 1 only where ranges overlap. A range of a
-// job is worth its share of the job's solo time.
+// most 1 for such a job alone, less where its batch is small or padded, and above 1 only where ranges overlap. A range
+// of a job is worth its share of the job's solo time.
 //
 // Greedy rule: of all batch and sequence buckets the one in which the job has the most worth per solo time. With rows
 // of one length this is the rule of least cost per row, padding counted: a larger bucket is padded only where that is

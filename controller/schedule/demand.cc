@@ -56,6 +56,8 @@ void Demand::ShedTheMostUrgent() {
   const auto lead = std::ranges::find_if(service_.waiting, makes_it);
   if (lead != service_.waiting.begin() && lead != service_.waiting.end()) {
     AddJobs(static_cast<uint32_t>(lead - service_.waiting.begin()));
+    due_ns_ = lead->due_ns();  // not more urgent than what it runs: others would wait for queries that are passed over
+    order_ = lead->order;
   }
 }
 
@@ -82,7 +84,7 @@ uint64_t Demand::UntilFor(const WaitingQuery* left) const {
 }
 
 uint64_t Demand::UntilIfDone(const Way& way) const {
-  const bool can = !too_much_ && snapshot_.now_ns + snapshot_.WithMargin(way.solo_ns) <= due_ns_;
+  const bool can = snapshot_.now_ns + snapshot_.WithMargin(way.solo_ns) <= due_ns_;
   return std::min(can ? due_ns_ : kNever, way.left_until_ns);
 }
 

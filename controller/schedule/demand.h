@@ -8,8 +8,8 @@
 // Too much. All that waits at a service and at those with earlier last deadlines takes, at the most efficient batches,
 // a certain share of the time until its own last deadline. Beyond kTooMuch of it (headroom_policy.cc) saving the most
 // urgent queries in small batches costs more of those behind them, and the backlog grows until nothing is in time. So
-// then jobs begin with the first query that makes its deadline in the most efficient batch, and deadlines bound
-// neither batch nor round.
+// then jobs begin with the first query that makes its deadline in the most efficient batch, which is also what the
+// service's urgency goes by, and deadlines of what stays waiting bound neither batch nor round.
 //
 // Thread rule: plain values, one plan long. Ownership: borrows the snapshot's views and model. Times: nanoseconds;
 // "until" is a moment at which the round must have ended for the service's sake, kNever where nothing can be kept or

@@ -11,7 +11,7 @@
 //   - by the deadline of each service that has done its most urgent query by then, and else while there is time for
 //     what is left of its job, or for the most urgent query that it leaves waiting. A service that does not join bounds
 //     the round in the same way. Who cannot make it even now, or cannot wait for the quickest job of the most urgent
-//     service, bounds nothing; who has too much to do does not, either (demand.h);
+//     service, bounds nothing; nor does what stays waiting where there is too much to do (demand.h);
 //   - within the horizon, half of the shortest target that a service has: what arrives meanwhile can make it in the
 //     next round. A longer job is cut there, after one interval between cut points at least.
 // A group that is predicted to take as long as its parts one after another is not formed.

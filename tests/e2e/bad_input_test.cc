@@ -83,8 +83,8 @@ TEST_F(BadInputTest, NamesTheFieldOfEveryMistake) {
   Refused(request, {Bytes(3996)}, kInvalid, "inputs[0].shape");
   request.inputs[0].shape = {0, 1000};
   Refused(request, {Bytes(0)}, kInvalid, "inputs[0].shape");
-  request.inputs[0].shape = {5, 1000};
-  Refused(request, {Bytes(20'000)}, kInvalid, "inputs");
+  request.inputs[0].shape = {257, 1000};  // 64 times the largest batch size would be split
+  Refused(request, {Bytes(1'028'000)}, kInvalid, "inputs");
   Refused(ImageHeader(4), {Bytes(3999)}, kInvalid, "inputs[0]");
   Refused(ImageHeader(5), {Bytes(4001)}, kInvalid, "inputs[0]");
   Refused(ImageHeader(6), {}, kInvalid, "inputs");

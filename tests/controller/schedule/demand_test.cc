@@ -171,9 +171,9 @@ TEST_F(DemandTest, WithTooMuchToDoJobsBeginWithTheFirstThatMakesItInTheMostEffic
   EXPECT_TRUE(demand.too_much());
   EXPECT_EQ(FirstQuery(demand.quickest()), 3u) << "8 ms are too few, 12 are enough";
   EXPECT_THAT(demand.UpTo(WayOf(2), kOperators).queries, ElementsAre(3, 4, 5, 6, 7, 8, 9));
-  EXPECT_EQ(Ms(demand.due_ns()), 3) << "it is as urgent as before";
-  EXPECT_EQ(Ms(demand.UntilIfWaiting()), -1) << "and bounds nothing";
-  for (const Way& way : demand.ways()) EXPECT_EQ(Ms(demand.UntilIfDone(way)), -1);
+  EXPECT_EQ(Ms(demand.due_ns()), 12) << "it is as urgent as what it would run";
+  EXPECT_EQ(Ms(demand.UntilIfWaiting()), -1) << "what stays waiting bounds nothing";
+  for (const Way& way : demand.ways()) EXPECT_EQ(Ms(demand.UntilIfDone(way)), 12) << "what runs is to be in time";
   EXPECT_EQ(Ms(demand.UntilIfCut(1)), -1);
 }
 
@@ -203,7 +203,7 @@ TEST_F(DemandTest, WithTooMuchToDoAnUnfinishedJobStillGoesOnFirst) {
   Make().ShedTheMostUrgent();
   ASSERT_EQ(demand_->ways().size(), 1u);
   EXPECT_EQ(demand_->ways()[0].choice, nullptr);
-  EXPECT_EQ(Ms(demand_->UntilIfDone(demand_->ways()[0])), -1) << "and those behind it bound nothing";
+  EXPECT_EQ(Ms(demand_->UntilIfDone(demand_->ways()[0])), 5) << "its own deadline bounds it, those behind it do not";
 }
 
 }  // namespace

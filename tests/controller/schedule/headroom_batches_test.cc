@@ -260,8 +260,8 @@ TEST_F(HeadroomBatchesTest, WhatTheOthersHaveToDoUntilThenCountsToo) {
   Wait(0, 5);
   Wait(0, 40, 7);  // 10 ms of work for 40
   EXPECT_THAT(NextRanges(), ElementsAre(Range{0, 1, 0, 1, kOperators}));
-  Wait(1, 30, 8);  // 10 for 30, and both for 40
-  EXPECT_THAT(NextRanges(), ElementsAre(Range{0, 8, 1, 7, kOperators}));
+  Wait(1, 30, 8);  // 10 for 30, and both for 40: so what 0 would run is due in 40, and 1 goes first
+  EXPECT_THAT(NextRanges(), ElementsAre(Range{1, 8, 0, 8, kOperators}));
   services_[1].waiting.clear();
   Wait(2, 600, 20);  // 35 for 600
   EXPECT_THAT(NextRanges(), ElementsAre(Range{0, 1, 0, 1, kOperators}));
