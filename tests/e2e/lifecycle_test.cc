@@ -41,7 +41,7 @@ TEST(Lifecycle, SigtermAnswersWhatIsInFlightAndLeavesNothing) {
 }
 
 TEST(Lifecycle, AnEndOfPatienceStillAnswersEverything) {
-  ControllerProcess::Options options = FakeServices("fcfs", 1'500'000, "batching = \"off\"\n");
+  ControllerProcess::Options options = FakeServices("fcfs", 1'500'000, "abandon = false\nbatching = \"off\"\n");
   options.server += "drain_timeout_ms = 50\n";
   ControllerProcess controller(options);
   ASSERT_EQ(controller.error(), "");

@@ -161,6 +161,7 @@ def test_the_controller_shows_its_configuration(name: str, tmp_path: Path) -> No
         "model": str(ROOT / "configs" / "fake" / "fake-image.toml"),
         "qos_ms": 50,
         "queue_limit": 1024,
+        "max_batch": 0,
         "gpu": "0",
     }
     assert text["name"] == "fake-text"
