@@ -99,7 +99,8 @@ TEST(FakeRuntime, PartsOfAQueryGiveItsRows) {
     for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i + 1);
     const auto row_of_output = static_cast<size_t>(width);
     std::vector<float> whole(3 * row_of_output, -1), parts(3 * row_of_output, -1);
-    const std::array<QueryTensors, 1> query = {OneOfEach(in, &whole).At(3, 0)};
+    const OneOfEach buffers(in, &whole);
+    const std::array<QueryTensors, 1> query = {buffers.At(3, 0)};
     ASSERT_TRUE(runtime.Run(2, 0, 8, query).ok());
     EXPECT_EQ(whole[row_of_output], 5) << "the second row's first element";
 
