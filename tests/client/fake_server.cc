@@ -98,6 +98,11 @@ void FakeServer::Run() {
   }
 }
 
+void FakeServer::OnCancel(Handler handler) {
+  const std::lock_guard lock(mutex_);
+  on_cancel_ = std::move(handler);
+}
+
 void FakeServer::Handle(Incoming incoming, const std::string& header) {
   if (!protocol::DecodeRequest(std::as_bytes(std::span(header)), &incoming.header)) return;
   if (incoming.header.type == protocol::RequestType::kInfer) {
@@ -108,8 +113,11 @@ void FakeServer::Handle(Incoming incoming, const std::string& header) {
     return;
   }
   if (incoming.header.type == protocol::RequestType::kCancel) {
-    on_cancel_(*this, incoming);
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    const Handler on_cancel = on_cancel_;
+    lock.unlock();
+    on_cancel(*this, incoming);
+    lock.lock();
     cancels_.push_back(incoming.header.id);
     arrived_.notify_all();
     return;

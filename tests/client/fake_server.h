@@ -49,8 +49,7 @@ class FakeServer {
   // The same for cancellations.
   void WaitForCancels(size_t count);
   std::vector<uint64_t> cancels() const;
-  // To be set before the first cancellation comes.
-  void OnCancel(Handler handler) { on_cancel_ = std::move(handler); }
+  void OnCancel(Handler handler);
 
   void Reply(const Incoming& query, protocol::Reply reply, std::vector<std::string> frames = {});
   void SendRaw(const std::string& client, std::vector<std::string> frames);
@@ -71,7 +70,7 @@ class FakeServer {
   void Handle(Incoming incoming, const std::string& header);
 
   const Handler handler_;
-  Handler on_cancel_ = Ignore;
+  Handler on_cancel_ = Ignore;  // guarded by mutex_
   zmq::context_t context_;
   zmq::socket_t socket_{context_, zmq::socket_type::router};  // the server's thread
   std::string address_;

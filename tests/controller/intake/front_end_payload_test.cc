@@ -172,7 +172,7 @@ TEST_P(PayloadTest, OnceClosedNothingMoreGoesToTheScheduler) {
   const auto answer = dealer.Receive();
   ASSERT_TRUE(answer.has_value());
   EXPECT_EQ(answer->reply.status, StatusCode::kShuttingDown);
-  EXPECT_EQ(front_end_->Copying(), 0u);
+  EXPECT_TRUE(test::Eventually(test::kPatienceMs, [&] { return front_end_->Copying() == 0; }));
   ExpectAllBack();
 }
 
