@@ -59,7 +59,8 @@ double SoloUs(const ModelProfile& model, uint32_t rows, uint32_t sequence) {
     return best == nullptr ? 0 : best->whole_us();
   };
   const uint32_t rest = rows % largest;
-  return rows / largest * of(largest) + (rest > 0 ? of(rest) : 0);
+  const uint32_t whole = rows / largest;
+  return whole * of(largest) + (rest > 0 ? of(rest) : 0);
 }
 
 Result<Demand> MakeDemand(const ModelProfile& model, const WorkloadOptions& options, double share) {
