@@ -110,6 +110,7 @@ tl::expected<void, Rejection> CheckSizes(const ModelSpec& spec, bool synthetic, 
     return Reject(batch_field,
                   fmt::format("batch {} is above the largest bucket of {} ({})", batch, spec.name, largest));
   }
+  static_assert(kMaxQueryParts == protocol::kMaxQueryParts, "clients go by the protocol");
   constexpr auto kParts = static_cast<int64_t>(kMaxQueryParts);
   if (batch > largest * kParts) {
     return Reject(batch_field, fmt::format("batch {} is above {} times the largest bucket of {} ({}); send several "

@@ -67,8 +67,6 @@ class Clients {
 
   // A slot for an answer to the peer; nullopt: the table is full.
   std::optional<uint32_t> Hold(Peer* peer);
-  // The most bytes that the block of a query can have.
-  uint64_t max_query_bytes() const { return limits_.max_client_bytes; }
 
   // The slot carries an accepted query: its id, service and block are set.
   void Accepted(uint32_t slot);

@@ -34,7 +34,7 @@ OutputOffsets OutputOffsetsAt(const TensorLayout& layout, uint64_t begin_bytes, 
   for (const TensorExtent& output : layout.outputs) {
     offsets.push_back(begin_bytes + next);
     end = next + output.bytes;
-    next = (end + kOutputAlignBytes - 1) / kOutputAlignBytes * kOutputAlignBytes;
+    next = (end + protocol::kOutputAlignBytes - 1) / protocol::kOutputAlignBytes * protocol::kOutputAlignBytes;
   }
   if (total_bytes != nullptr) *total_bytes = end;
   return offsets;

@@ -39,7 +39,6 @@ struct OutputPlace {
   LeasePtr region;
   uint64_t offset_bytes = 0;
 };
-inline constexpr uint64_t kOutputAlignBytes = 64;  // from the begin of the place
 using OutputOffsets = boost::container::static_vector<uint64_t, kMaxTensorsPerSide>;
 // Where in the region the outputs lie whose place begins at `begin_bytes`. *total_bytes: what the place needs.
 OutputOffsets OutputOffsetsAt(const TensorLayout& layout, uint64_t begin_bytes, uint64_t* total_bytes = nullptr);

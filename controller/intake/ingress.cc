@@ -158,7 +158,7 @@ tl::expected<OutputPlace, Rejection> Ingress::FindOutputs(const TensorLayout& la
   if (needed_bytes > request_.outputs_bytes) {
     return Reject(kWrong, "outputs_bytes",
                   "the outputs take " + std::to_string(needed_bytes) + " bytes, each at a multiple of " +
-                      std::to_string(kOutputAlignBytes) + ", not " + std::to_string(request_.outputs_bytes));
+                      std::to_string(protocol::kOutputAlignBytes) + ", not " + std::to_string(request_.outputs_bytes));
   }
   return place;
 }

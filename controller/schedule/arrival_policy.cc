@@ -1,31 +1,13 @@
 #include "controller/schedule/arrival_policy.h"
 
 #include <algorithm>
-#include <tuple>
+#include <optional>
 
 #include "controller/schedule/batching.h"
+#include "controller/schedule/turn.h"
 
 namespace abacus {
 namespace {
-
-// What a service would run: its unfinished job, or the batch that begins with its oldest query.
-struct Turn {
-  const ServiceView* service = nullptr;
-  uint32_t lead = 0;  // index of ServiceView::waiting, unless a job is unfinished
-  uint64_t arrival_ns = 0;
-  uint64_t order = 0;
-
-  bool IsBefore(const Turn& other) const {
-    return std::tie(arrival_ns, order) < std::tie(other.arrival_ns, other.order);
-  }
-};
-
-Turn TurnOf(const ServiceView& service) {
-  if (service.unfinished != nullptr)
-    return {&service, 0, service.unfinished->arrival_ns(), service.unfinished->order()};
-  const auto oldest = std::ranges::min_element(service.waiting, {}, &WaitingQuery::order);
-  return {&service, static_cast<uint32_t>(oldest - service.waiting.begin()), oldest->arrival_ns, oldest->order};
-}
 
 bool IsFull(const ServiceView& service) {
   if (!service.batchable || service.waiting.size() >= kMaxJobQueries) return true;
@@ -34,33 +16,28 @@ bool IsFull(const ServiceView& service) {
   return rows >= service.max_batch;
 }
 
-Assignment Run(const Turn& turn, const LatencyModel& latency) {
-  const ServiceView& service = *turn.service;
-  const Candidate candidate = service.unfinished != nullptr
-                                  ? Candidate::Resume(service)
-                                  : Candidate::Begin(GreedyBatch(service, latency, turn.lead, BatchOrder::kArrival));
-  return candidate.UpTo(candidate.operators);
-}
-
 }  // namespace
 
 Plan ArrivalPolicy::Next(const Snapshot& snapshot) const {
+  const auto form = [&](const ServiceView& service, uint32_t lead) {
+    return GreedyBatch(service, *snapshot.latency, lead, BatchOrder::kArrival);
+  };
   Plan plan;
-  Turn first;
+  std::optional<Turn> first;
   for (const ServiceView& service : snapshot.services) {
     if (!service.idle() || !service.has_work()) continue;
-    const Turn turn = TurnOf(service);
-    const uint64_t ready_ns = turn.arrival_ns + delay_ns_;
+    const Turn turn = Turn::Oldest(service);
+    const uint64_t ready_ns = turn.time_ns + delay_ns_;
     if (snapshot.now_ns < ready_ns && service.unfinished == nullptr && !IsFull(service)) {
       plan.wake_ns = std::min(plan.wake_ns, ready_ns);
     } else if (workers_ == Workers::kFree) {
-      plan.assignments.push_back(Run(turn, *snapshot.latency));
-    } else if (first.service == nullptr || turn.IsBefore(first)) {
+      plan.assignments.push_back(turn.Take(form));
+    } else if (!first || turn.IsBefore(*first)) {
       first = turn;
     }
   }
-  if (first.service != nullptr) {
-    plan.assignments.push_back(Run(first, *snapshot.latency));
+  if (first) {
+    plan.assignments.push_back(first->Take(form));
     plan.wake_ns = UINT64_MAX;  // whoever else waits has to wait for the end of this round anyway
   }
   return plan;

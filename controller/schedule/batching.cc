@@ -36,15 +36,13 @@ double WorthOfRow(const ServiceView& service, const LatencyModel& latency, uint3
   return least_ns;
 }
 
-// Waiting queries from the oldest on, as indices.
+// Waiting queries from the oldest on, as indices; empty: in the order in which they stand.
 std::vector<uint32_t> ByArrival(const ServiceView& service) {
+  if (std::ranges::is_sorted(service.waiting, {}, &WaitingQuery::order)) return {};
   std::vector<uint32_t> indices(service.waiting.size());
   std::iota(indices.begin(), indices.end(), 0u);
   // Parts of a query have one order.
-  const auto older = [&](uint32_t a, uint32_t b) {
-    return std::pair(service.waiting[a].order, a) < std::pair(service.waiting[b].order, b);
-  };
-  if (!std::ranges::is_sorted(indices, older)) std::ranges::sort(indices, older);
+  std::ranges::sort(indices, {}, [&](uint32_t index) { return std::pair(service.waiting[index].order, index); });
   return indices;
 }
 
@@ -61,6 +59,7 @@ double WorthOf(const ServiceView& service, const LatencyModel& latency, std::spa
   std::array<double, kMaxBuckets> of_row{};  // by sequence bucket; 0: not known yet
   double worth_ns = 0;
   for (const WaitingQuery& query : queries) {
+    if (!query.counts()) continue;
     if (OneQueryAJob(service) || query.rows > service.max_batch) {
       worth_ns += WorthOf(service, latency, query);
       continue;
@@ -73,11 +72,7 @@ double WorthOf(const ServiceView& service, const LatencyModel& latency, std::spa
 }
 
 double WorthOf(const ServiceView& service, const LatencyModel& latency, const Job& job) {
-  boost::container::static_vector<WaitingQuery, kMaxJobQueries> live;
-  for (const WaitingQuery& query : job.queries) {
-    if (query.counts()) live.push_back(query);
-  }
-  return WorthOf(service, latency, {live.data(), live.size()});
+  return WorthOf(service, latency, std::span(job.queries));
 }
 
 BatchChoices::BatchChoices(const ServiceView& service, const LatencyModel& latency, uint32_t lead, BatchOrder by)
@@ -93,11 +88,12 @@ BatchChoices::BatchChoices(const ServiceView& service, const LatencyModel& laten
   const uint32_t own = query.bucket % SequenceCount(spec);
   uint32_t end = std::min<uint32_t>(SequenceCount(spec), own + kMaxLists);
   if (spec.sequence_padding == SequencePadding::kExact) end = own + 1;
-  for (uint32_t i = 0; i < SequenceCount(spec); ++i) {
+  for (uint32_t i = 0; i < end; ++i) {
     row_ns_.push_back(WorthOfRow(service, latency, i, service.max_batch));
   }
+  const std::vector<uint32_t> oldest_first = by == BatchOrder::kArrival ? ByArrival(service) : std::vector<uint32_t>();
   for (uint32_t sequence_index = own; sequence_index < end; ++sequence_index) {
-    AddList(by, sequence_index);
+    AddList(oldest_first, sequence_index);
     // Without longer ones among them a longer bucket only costs more.
     if (sequence_index > own && lists_.back() == lists_[lists_.size() - 2]) {
       lists_.pop_back();
@@ -107,7 +103,7 @@ BatchChoices::BatchChoices(const ServiceView& service, const LatencyModel& laten
   }
 }
 
-void BatchChoices::AddList(BatchOrder by, uint32_t sequence_index) {
+void BatchChoices::AddList(std::span<const uint32_t> order, uint32_t sequence_index) {
   const uint32_t sequences = SequenceCount(*service_.spec);
   const bool exact = service_.spec->sequence_padding == SequencePadding::kExact;
   const WaitingQuery& lead = service_.waiting[lead_];
@@ -125,12 +121,11 @@ void BatchChoices::AddList(BatchOrder by, uint32_t sequence_index) {
     members.push_back(index);
     return true;
   };
-  if (by == BatchOrder::kUrgency) {
+  if (order.empty()) {
     for (uint32_t i = lead_ + 1; i < service_.waiting.size() && add(i);) ++i;
   } else {
-    const std::vector<uint32_t> oldest_first = ByArrival(service_);
-    auto it = std::ranges::find(oldest_first, lead_);
-    while (++it != oldest_first.end() && add(*it)) {
+    auto it = std::ranges::find(order, lead_);
+    while (++it != order.end() && add(*it)) {
     }
   }
 }
@@ -169,12 +164,9 @@ const BatchChoices::Choice& BatchChoices::Best() const {
 }
 
 const WaitingQuery* BatchChoices::LeftBeside(const Choice& choice) const {
-  // Members stand in order of urgency, or nearly: the first gap is the most urgent that stays.
   const Members& members = lists_[choice.list];
-  uint32_t left = 0;
-  while (std::ranges::find(members.begin(), members.begin() + choice.count, left) != members.begin() + choice.count) {
-    ++left;
-  }
+  uint32_t left = 0;  // the first gap
+  while (left < choice.count && members[left] == left) ++left;
   return left < service_.waiting.size() ? &service_.waiting[left] : nullptr;
 }
 

@@ -55,14 +55,15 @@ class BatchChoices {
   Batch Of(const Choice& choice) const;
   // The greedy rule.
   const Choice& Best() const;
-  // The most urgent query that is left waiting beside the choice; null: none is.
+  // Of choices in order of urgency: the most urgent query that is left waiting beside this one; null: none is.
   const WaitingQuery* LeftBeside(const Choice& choice) const;
 
  private:
   static constexpr size_t kMaxLists = 8;  // sequence buckets that are looked at, from the lead's own on
   using Members = boost::container::static_vector<uint32_t, kMaxJobQueries>;
 
-  void AddList(BatchOrder by, uint32_t sequence_index);
+  // `order`: indices of ServiceView::waiting; empty: as they stand.
+  void AddList(std::span<const uint32_t> order, uint32_t sequence_index);
   // Jobs of the first members of the newest list, one for each batch size.
   void AddChoices(uint32_t sequence_index);
 
@@ -77,7 +78,7 @@ class BatchChoices {
 double WorthOf(const ServiceView& service, const LatencyModel& latency, const WaitingQuery& query);
 // Of a whole job.
 double WorthOf(const ServiceView& service, const LatencyModel& latency, const Job& job);
-// Of several queries.
+// Of several queries, those that count.
 double WorthOf(const ServiceView& service, const LatencyModel& latency, std::span<const WaitingQuery> queries);
 
 // The job that the greedy rule forms around the query `lead`.

@@ -1,6 +1,7 @@
 #include "controller/schedule/demand.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace abacus {
 
@@ -67,7 +68,7 @@ Demand::Ways Demand::BestWithin(uint64_t limit_ns) const {
     if (snapshot_.WithMargin(way.solo_ns) <= limit_ns) best.push_back(&way);
   }
   if (best.empty()) best.push_back(quickest_);
-  std::ranges::sort(best, [](const Way* a, const Way* b) { return a->worth_per_time() > b->worth_per_time(); });
+  std::ranges::sort(best, std::greater{}, &Way::worth_per_time);
   return best;
 }
 

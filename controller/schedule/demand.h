@@ -53,7 +53,7 @@ class Demand {
 
   ServiceId service() const { return service_.id; }
   uint64_t due_ns() const { return due_ns_; }
-  uint64_t order() const { return order_; }  // of its oldest query; decides ties
+  uint64_t order() const { return order_; }  // of what due_ns() is of, or of its unfinished job; decides ties
   uint64_t last_due_ns() const { return last_due_ns_; }
   // Time that all that waits takes at the most efficient batches.
   double worth_ns() const { return worth_ns_; }

@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kMaxOffers = 16;
 constexpr size_t kSearchWays = 8;                      // ends that are looked at together
-constexpr double kTooMuch = 0.4;                       // demand.h; chosen in the simulator, flat from 0.3 to 0.5
+constexpr double kTooMuch = 0.4;                       // demand.h; docs/results has what 0.3 and 0.5 carry
 constexpr size_t kStartingWays = 2;                    // jobs of the most urgent service that are looked at
 constexpr size_t kJoiningWays = 3;                     // and of each service that joins
 constexpr std::array kShares = {0.8, 1.0, 1.25, 1.6};  // of the end at which a range would take as long as the group

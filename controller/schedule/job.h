@@ -7,10 +7,10 @@
 #define ABACUS_CONTROLLER_SCHEDULE_JOB_H_
 
 #include <algorithm>
-#include <boost/container/small_vector.hpp>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -22,10 +22,10 @@ struct Job {
   uint64_t id = 0;
   ServiceId service;
   uint32_t bucket = 0;
-  boost::container::small_vector<WaitingQuery, 4> queries;  // or parts of such
-  uint32_t rows = 0;                                        // of all of them
-  uint32_t bucket_rows = 0;                                 // of the bucket; what is missing is padding
-  bool synthetic = false;                                   // all of its queries are
+  std::vector<WaitingQuery> queries;  // or parts of such
+  uint32_t rows = 0;                  // of all of them
+  uint32_t bucket_rows = 0;           // of the bucket; what is missing is padding
+  bool synthetic = false;             // all of its queries are
 
   uint32_t operators = 0;      // of the bucket
   uint32_t next_operator = 0;  // [0, next_operator) has run or was sent to run, or is not to run any more
@@ -61,8 +61,11 @@ class JobPool {
     if (free_.empty()) free_.push_back(&jobs_.emplace_back());
     Job* job = free_.back();
     free_.pop_back();
+    std::vector<WaitingQuery> queries = std::move(job->queries);  // whose memory it keeps
+    queries.clear();
     *job = Job{};
     job->id = next_id_++;
+    job->queries = std::move(queries);
     return job;
   }
   void Recycle(Job* job) { free_.push_back(job); }

@@ -293,14 +293,11 @@ Round::Reason Lane::ReasonOf(const Plan& plan) const {
     reason.service = state.service->id;
     reason.query = (*context_.table)[query.slot].id;
   };
-  for (const ServiceState& state : services_) {
-    const Backlog& backlog = state.backlog;
-    if (!backlog.waiting().empty()) look_at(state, backlog.waiting().front());
-    if (backlog.unfinished() == nullptr) continue;
-    for (const WaitingQuery& query : backlog.unfinished()->queries) look_at(state, query);
-  }
   for (const Assignment& picked : plan.assignments) {
     const ServiceState& state = Of(picked.service);
+    if (picked.resumes) {
+      for (const WaitingQuery& query : state.backlog.unfinished()->queries) look_at(state, query);
+    }
     for (const uint32_t index : picked.queries) look_at(state, state.backlog.waiting()[index]);
   }
   return reason;

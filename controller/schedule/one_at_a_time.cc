@@ -5,15 +5,10 @@
 #include <utility>
 
 #include "controller/schedule/batching.h"
+#include "controller/schedule/turn.h"
 
 namespace abacus {
 namespace {
-
-Plan Only(const Candidate& candidate) {
-  Plan plan;
-  if (candidate.service != nullptr) plan.assignments.push_back(candidate.UpTo(candidate.operators));
-  return plan;
-}
 
 // Calls use(index) with the oldest waiting query of each bucket.
 template <class Use>
@@ -54,24 +49,18 @@ Plan OneAtATime::Shortest(const Snapshot& snapshot) {
       consider(candidate, candidate.queries.size());
     });
   }
-  return Only(best);
+  Plan plan;
+  if (best.service != nullptr) plan.assignments.push_back(best.UpTo(best.operators));
+  return plan;
 }
 
 Plan OneAtATime::MostUrgent(const Snapshot& snapshot) {
-  const ServiceView* first = nullptr;
-  std::pair<uint64_t, uint64_t> first_rank;
-  for (const ServiceView& service : snapshot.services) {
-    if (!service.idle() || !service.has_work()) continue;
-    const Job* const job = service.unfinished;
-    const auto rank = job != nullptr ? std::pair(job->due_ns(), job->order())
-                                     : std::pair(service.waiting[0].due_ns(), service.waiting[0].order);
-    if (first != nullptr && rank >= first_rank) continue;
-    first = &service;
-    first_rank = rank;
-  }
-  if (first == nullptr) return {};
-  return Only(first->unfinished != nullptr ? Candidate::Resume(*first)
-                                           : Candidate::Begin(GreedyBatch(*first, *snapshot.latency, 0)));
+  const auto first = FirstTurn(snapshot, Turn::MostUrgent);
+  if (!first) return {};
+  Plan plan;
+  plan.assignments.push_back(first->Take(
+      [&](const ServiceView& service, uint32_t lead) { return GreedyBatch(service, *snapshot.latency, lead); }));
+  return plan;
 }
 
 }  // namespace abacus

@@ -14,24 +14,15 @@ namespace abacus {
 
 Candidate Candidate::Resume(const ServiceView& service) {
   const Job& job = *service.unfinished;
-  return {&service,         true,        {}, job.bucket, job.next_operator, job.operators, job.order(),
-          job.arrival_ns(), job.due_ns()};
-}
-
-Candidate Candidate::Begin(const ServiceView& service, uint32_t query) {
-  const WaitingQuery& waiting = service.waiting[query];
-  return Begin(Batch{&service, waiting.bucket, waiting.rows, {query}});
+  return {&service, true, {}, job.bucket, job.next_operator, job.operators, job.order()};
 }
 
 Candidate Candidate::Begin(const Batch& batch) {
   const ServiceView& service = *batch.service;
-  Candidate candidate{&service,   false,      batch.queries, batch.bucket, 0, service.buckets[batch.bucket].operators,
-                      UINT64_MAX, UINT64_MAX, UINT64_MAX};
+  Candidate candidate{&service,  false, batch.queries, batch.bucket, 0, service.buckets[batch.bucket].operators,
+                      UINT64_MAX};
   for (const uint32_t index : batch.queries) {
-    const WaitingQuery& query = service.waiting[index];
-    candidate.order = std::min(candidate.order, query.order);
-    candidate.arrival_ns = std::min(candidate.arrival_ns, query.arrival_ns);
-    candidate.deadline_ns = std::min(candidate.deadline_ns, query.due_ns());
+    candidate.order = std::min(candidate.order, service.waiting[index].order);
   }
   return candidate;
 }

@@ -98,14 +98,10 @@ struct Candidate {
   uint32_t bucket = 0;
   uint32_t first = 0;  // operators [first, operators) are left
   uint32_t operators = 0;
-  uint64_t order = 0;        // of its oldest query
-  uint64_t arrival_ns = 0;   // of its oldest query
-  uint64_t deadline_ns = 0;  // by which it is ordered: the earliest WaitingQuery::due_ns of its queries
+  uint64_t order = 0;  // of its oldest query
 
   static Candidate Resume(const ServiceView& service);
-  static Candidate Begin(const ServiceView& service, uint32_t query);  // one query, in the bucket that holds it alone
   static Candidate Begin(const Batch& batch);
-  const WorkerRanges& ranges() const { return service->buckets[bucket]; }
   OperatorRange rest() const { return {service->id, bucket, first, operators}; }
   Assignment UpTo(uint32_t last) const { return {service->id, resumes, queries, bucket, first, last}; }
 };

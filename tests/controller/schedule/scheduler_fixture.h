@@ -27,6 +27,12 @@ class FakeControl : public WorkerControl {
   std::vector<std::pair<WorkerRef, std::string>> condemned;
 };
 
+// A job of one waiting query, in the bucket that holds it alone.
+inline Candidate BeginAlone(const ServiceView& service, uint32_t query) {
+  const WaitingQuery& waiting = service.waiting[query];
+  return Candidate::Begin(Batch{&service, waiting.bucket, waiting.rows, {query}});
+}
+
 // Plans what the test says.
 class ScriptedPolicy : public Policy {
  public:

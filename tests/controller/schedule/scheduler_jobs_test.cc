@@ -318,7 +318,7 @@ TEST_F(JobsOfSeveralQueries, APolicyThatWaitsIsAskedAgainWhenItSaid) {
         if (snapshot.now_ns < start_ns) {
           plan.wake_ns = start_ns;
         } else {
-          plan.assignments.push_back(Candidate::Begin(service, 0).UpTo(10));
+          plan.assignments.push_back(BeginAlone(service, 0).UpTo(10));
         }
         return plan;
       },

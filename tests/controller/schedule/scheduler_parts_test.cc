@@ -239,7 +239,7 @@ class HalvesTest : public PartsTest {
       const ServiceView& service = snapshot.services[0];
       if (!service.idle() || !service.has_work()) return plan;
       if (service.unfinished == nullptr) {
-        plan.assignments.push_back(Candidate::Begin(service, 0).UpTo(5));
+        plan.assignments.push_back(BeginAlone(service, 0).UpTo(5));
       } else if (!hold_) {
         plan.assignments.push_back(Candidate::Resume(service).UpTo(10));
       }

@@ -18,10 +18,10 @@ class OverlapPolicy : public Policy {
     Plan plan;
     for (const ServiceView& service : snapshot.services) {
       if (!service.idle() || !service.has_work()) continue;
-      const Candidate next = service.unfinished != nullptr ? Candidate::Resume(service) : Candidate::Begin(service, 0);
+      const Candidate next = service.unfinished != nullptr ? Candidate::Resume(service) : BeginAlone(service, 0);
       // The first service in halves, the others whole.
       const bool half = service.id == ServiceId(0) && next.first == 0;
-      plan.assignments.push_back(next.UpTo(half ? next.ranges().cuts[1] : next.operators));
+      plan.assignments.push_back(next.UpTo(half ? service.buckets[next.bucket].cuts[1] : next.operators));
     }
     starts_ns.push_back(snapshot.now_ns);
     return plan;
