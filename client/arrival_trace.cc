@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "base/file.h"
+#include "base/text.h"
 
 namespace abacus {
 namespace {
@@ -22,18 +23,10 @@ std::string_view Trim(std::string_view text) {
   return text;
 }
 
-// Cuts off and returns what comes before `separator`.
-std::string_view Next(std::string_view* rest, char separator) {
-  const size_t at = std::min(rest->find(separator), rest->size());
-  const std::string_view part = rest->substr(0, at);
-  rest->remove_prefix(std::min(at + 1, rest->size()));
-  return part;
-}
-
 std::vector<std::string_view> Fields(std::string_view line) {
   std::vector<std::string_view> fields;
   const auto commas = static_cast<size_t>(std::count(line.begin(), line.end(), ','));
-  for (size_t i = 0; i <= commas; ++i) fields.push_back(Trim(Next(&line, ',')));
+  for (size_t i = 0; i <= commas; ++i) fields.push_back(Trim(TakePart(&line, ',')));
   return fields;
 }
 
@@ -117,7 +110,7 @@ class Reader {
 
 Result<ArrivalTrace> ParseArrivalTrace(std::string_view text, const std::string& source) {
   Reader reader(source);
-  while (!text.empty()) ABACUS_RETURN_IF_ERROR(reader.Line(Next(&text, '\n')));
+  while (!text.empty()) ABACUS_RETURN_IF_ERROR(reader.Line(TakePart(&text, '\n')));
   return reader.Finish();
 }
 

@@ -1,19 +1,15 @@
 #include "client/channel.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <optional>
 #include <string_view>
 #include <utility>
 
-#include "base/duration.h"
 #include "base/endpoint.h"
 
 namespace abacus {
@@ -207,11 +203,10 @@ uint64_t Channel::Send(protocol::Request request, std::vector<Tensor> tensors, L
     return refuse(StatusCode::kOverloaded, std::to_string(options_.max_outstanding) + " queries to " + address_ +
                                                " are outstanding already (ClientOptions::max_outstanding)");
   }
-  if (Status wrong = ClaimOutputs(outputs); !wrong.ok()) {
+  if (Status wrong = ClaimPlaces(query.leased, outputs); !wrong.ok()) {
     outstanding_.fetch_sub(1);
     return refuse(wrong.code(), wrong.message());
   }
-  for (const LeasedBlock& input : query.leased) input.region->BeginRead(input.offset, input.bytes);
   query.outputs = std::move(outputs);
   query.inference = request.type == protocol::RequestType::kInfer;
   query.what = Describe(request);
@@ -233,6 +228,20 @@ uint64_t Channel::Send(protocol::Request request, std::vector<Tensor> tensors, L
   }
   if (wake) eventfd_write(wake_fd_, 1);
   return id;
+}
+
+Status Channel::ClaimPlaces(const std::vector<LeasedBlock>& inputs, const LeasedBlock& outputs) {
+  if (inputs.empty() && outputs.region == nullptr) return Status::Ok();
+  // Checked and taken as one step: of two queries that are sent at once one sees what the other took.
+  const std::lock_guard lock(places_mutex_);
+  for (const LeasedBlock& input : inputs) {
+    if (input.region->Claimed(input.offset, input.bytes)) {
+      return Status(StatusCode::kInvalidArgument, "an input " + std::string(kBusy));
+    }
+  }
+  ABACUS_RETURN_IF_ERROR(ClaimOutputs(outputs));
+  for (const LeasedBlock& input : inputs) input.region->BeginRead(input.offset, input.bytes);
+  return Status::Ok();
 }
 
 Status Channel::ClaimOutputs(const LeasedBlock& outputs) const {

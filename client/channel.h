@@ -93,6 +93,8 @@ class Channel {
   // What keeps the request from being sent, or an empty string.
   std::string WhyNotSent(const std::string& header, const std::vector<Tensor>& tensors) const;
   // Checks a query's place for outputs and marks it as taken until the reply.
+  // Marks the places of a query in leased memory as in use, or says which one is taken.
+  Status ClaimPlaces(const std::vector<LeasedBlock>& inputs, const LeasedBlock& outputs);
   Status ClaimOutputs(const LeasedBlock& outputs) const;
 
   // I/O thread.
@@ -130,6 +132,7 @@ class Channel {
     std::atomic<uint64_t> sent{0}, replies{0}, timeouts{0}, late{0}, duplicates{0}, malformed{0};
   } counts_;
 
+  std::mutex places_mutex_;  // one ClaimPlaces at a time
   std::mutex mutex_;
   std::vector<Query> submitted_;   // guarded by mutex_
   std::vector<uint64_t> cancels_;  // guarded by mutex_

@@ -18,7 +18,6 @@ constexpr size_t kMaxFrames = 1 + protocol::kMaxTensors;
 constexpr size_t kMaxRepliesPerTurn = 256;          // then sending and time limits get their turn
 constexpr size_t kMaxRememberedTimeouts = 100'000;  // ids kept to recognise late replies
 constexpr size_t kCopiedBytes = 1024;               // up to here a copy is cheaper than sharing
-constexpr uint64_t kOutputAlignBytes = 64;          // from the begin of a block for outputs
 
 // Keeps a payload alive while ZeroMQ has it. The order from its maker to the I/O thread that ends it is our own, so
 // that it holds, and ThreadSanitizer sees it, whatever happens inside ZeroMQ.
@@ -222,7 +221,7 @@ std::string Channel::TakeOutputs(std::vector<zmq::message_t> frames, const Lease
       const uint64_t offset = *output.offset;
       // In order and disjoint, so that none covers another.
       const uint64_t end = place->offset + place->bytes;
-      if (offset < free_from || (offset - place->offset) % kOutputAlignBytes != 0 || offset > end || !size ||
+      if (offset < free_from || (offset - place->offset) % protocol::kOutputAlignBytes != 0 || offset > end || !size ||
           *size > end - offset) {
         return who + " came at offset " + std::to_string(offset) + " of the region";
       }

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/text.h"
 #include "client/npy.h"
 
 namespace abacus {
@@ -24,10 +25,8 @@ bool ParseNumber(std::string_view text, T* number) {
 
 bool ParseShape(std::string_view text, Shape* shape) {
   while (!text.empty()) {
-    const size_t comma = std::min(text.find(','), text.size());
     int64_t dim = 0;
-    if (!ParseNumber(text.substr(0, comma), &dim) || dim < 0 || !shape->push_back(dim)) return false;
-    text.remove_prefix(std::min(comma + 1, text.size()));
+    if (!ParseNumber(TakePart(&text, ','), &dim) || dim < 0 || !shape->push_back(dim)) return false;
   }
   return true;
 }

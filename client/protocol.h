@@ -23,6 +23,8 @@ namespace abacus::protocol {
 inline constexpr uint64_t kVersion = 1;
 inline constexpr size_t kMaxHeaderBytes = 64 * 1024;
 inline constexpr size_t kMaxTensors = 16;          // inputs of one request, outputs of one reply
+inline constexpr int64_t kMaxQueryParts = 64;      // rows of a query, in largest batches of its model
+inline constexpr uint64_t kOutputAlignBytes = 64;  // of outputs in a region, from the begin of their place
 inline constexpr size_t kMaxNameBytes = 128;       // model and tensor names, states, dimensions; printable ASCII
 inline constexpr size_t kMaxMessageBytes = 4096;   // text for people (message, field): encoders and decoders cut it
 inline constexpr size_t kMaxServices = 64;         // entries of a models or health reply

@@ -107,11 +107,10 @@ std::vector<GoldenReply> GoldenReplies() {
   models.models = {gru};
   models.max_frame_bytes = 64 << 20;
   models.max_message_bytes = 128 << 20;
-  Reply leased;
+  Reply leased = ok;
   leased.id = 10;
-  leased.model = "resnet50";
-  leased.outputs = {{"logits", DType::kFloat32, {1, 1000}, 0, 602'112}};
-  leased.digest = "9f86d081884c7d65";
+  leased.outputs[0].offset = 602'112;
+  leased.timing = {};
   Reply cancelled;
   cancelled.id = 10;
   cancelled.status = StatusCode::kCancelled;
