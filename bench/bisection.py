@@ -124,6 +124,3 @@ def pooled_violation(runs):
 def min_pooled(runs, wanted):
     """What pooled_violation() of `wanted` runs would be if all further ones had none."""
     return pooled_violation(runs) * len(runs) / max(wanted, len(runs))
-
-
-# --- servers

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "bench/bench.h"
 #include "bench/ceiling.h"
 #include "bench/simulator.h"
@@ -26,14 +27,12 @@ constexpr uint32_t kMostIntervals = 32;
 Result<std::vector<uint32_t>> ReadGroup(const PredictorFile& file, const std::string& text) {
   std::vector<uint32_t> group;
   for (std::string_view rest = text; !rest.empty();) {
-    const size_t plus = std::min(rest.find('+'), rest.size());
-    const auto model = FindModel(file, std::string(rest.substr(0, plus)));
+    const auto model = FindModel(file, std::string(TakePart(&rest, '+')));
     if (!model) return Error(model.error());
     if (std::count(group.begin(), group.end(), *model) > 0) {
       return Error(StatusCode::kInvalidArgument, text + ": a model is named twice");
     }
     group.push_back(*model);
-    rest.remove_prefix(std::min(plus + 1, rest.size()));
   }
   return group;
 }

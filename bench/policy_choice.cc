@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/duration.h"
+#include "base/text.h"
 
 namespace abacus::bench {
 
@@ -19,18 +20,12 @@ Result<PolicyChoice> ParsePolicyChoice(std::string_view text) {
   PolicyChoice choice;
   choice.text = text;
   std::string_view rest = text;
-  const auto next_part = [&rest] {
-    const size_t colon = std::min(rest.find(':'), rest.size());
-    const std::string_view part = rest.substr(0, colon);
-    rest.remove_prefix(std::min(colon + 1, rest.size()));
-    return part;
-  };
-  choice.name = next_part();
+  choice.name = TakePart(&rest, ':');
   if (std::find(kPolicyNames.begin(), kPolicyNames.end(), choice.name) == kPolicyNames.end()) {
     return fail("there is no such policy");
   }
   while (!rest.empty()) {
-    const std::string_view part = next_part();
+    const std::string_view part = TakePart(&rest, ':');
     if (part == "off") {
       choice.batching = Batching::kOff;
       continue;

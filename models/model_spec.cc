@@ -255,8 +255,7 @@ Status ReadLibraries(TableReader* root, ModelSpec* spec) {
 std::optional<uint64_t> PaddedBytes(const TensorSpec& tensor, const Bucket& bucket) {
   const std::optional<uint64_t> elements = ShapeAt(tensor, bucket.batch, bucket.sequence).Elements();
   if (!elements || *elements > kMaxBlockBytes) return std::nullopt;
-  const uint64_t bytes = *elements * DTypeBytes(tensor.dtype);
-  return (bytes + kTensorAlignBytes - 1) / kTensorAlignBytes * kTensorAlignBytes;
+  return TensorAligned(*elements * DTypeBytes(tensor.dtype));
 }
 
 // Checks that the largest bucket's block stays below kMaxBlockBytes, so that LayoutOf can never overflow.

@@ -27,7 +27,7 @@ TensorLayout LayoutOf(const ModelSpec& spec, int64_t rows, int64_t sequence) {
       // and the optional is not empty.
       const uint64_t bytes = ShapeAt(tensor, rows, sequence).Elements().value_or(0) * DTypeBytes(tensor.dtype);
       extents->push_back({layout.total_bytes, bytes});
-      layout.total_bytes += (bytes + kTensorAlignBytes - 1) / kTensorAlignBytes * kTensorAlignBytes;
+      layout.total_bytes += TensorAligned(bytes);
     }
   };
   place(spec.inputs, &layout.inputs);

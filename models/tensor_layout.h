@@ -30,6 +30,10 @@ struct TensorLayout {
   uint64_t total_bytes = 0;
 };
 inline constexpr uint64_t kTensorAlignBytes = 256;
+// The next multiple of it.
+inline constexpr uint64_t TensorAligned(uint64_t bytes) {
+  return (bytes + kTensorAlignBytes - 1) / kTensorAlignBytes * kTensorAlignBytes;
+}
 
 inline bool HasDim(const TensorSpec& tensor, int64_t symbol) {
   return std::ranges::find(tensor.dims.dims(), symbol) != tensor.dims.dims().end();

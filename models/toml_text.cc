@@ -2,6 +2,7 @@
 #include "models/toml_text.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <optional>
 #include <system_error>

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-# Up to where a larger batch gains little per row on a data-centre GPU; batches are formed of waiting queries.
+# Of the buckets; the largest bounds the batches that a server forms of waiting queries.
 BATCH_SIZES = {"cuda": (1, 2, 4, 8, 16, 32, 64), "cpu": (1, 2, 4)}
 
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import msgpack
 import numpy as np
 import pytest
 from abacus_client import AbacusError, Client, bfloat16_to_float32, float32_to_bfloat16
 from abacus_client.durations import parse_duration
+from abacus_client.errors import STATUSES
 from abacus_client.messages import MalformedReply, decode_reply
 from fake_server import echo, error_of, reply, serving
 
 ONE = {"x": np.ones(1, np.float32)}
+
+
+def test_statuses_are_those_of_the_server_in_its_order():
+    header = (Path(__file__).resolve().parents[2] / "base" / "status.h").read_text(encoding="utf-8")
+    last = re.search(r"kWireStatusCount = static_cast<size_t>\(StatusCode::k(\w+)\) \+ 1;", header)[1]
+    names = re.findall(r'"(\w+)",', re.search(r"kStatusCodeNames = \{(.*?)\};", header, re.DOTALL)[1])
+    count = [name.replace("_", "") for name in names].index(last.upper()) + 1
+    assert tuple(names[:count]) == STATUSES
 
 
 @pytest.mark.parametrize(

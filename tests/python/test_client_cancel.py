@@ -137,17 +137,13 @@ def test_cancelling_an_awaited_query_takes_it_back():
 
 def test_cancel_and_reply_at_the_same_time_end_in_one_of_both():
     with serving(lambda h, f: [] if h["type"] == "cancel" else echo(h, f)) as server, Client(server.address) as client:
-        outcomes = set()
         for i in range(300):
             future: Future = client.submit("m", {"x": np.full(1, i, np.int64)})
             time.sleep((i % 20) * 2e-5)
             if future.cancel():
-                outcomes.add("cancelled")
                 assert future.cancelled()
             else:
-                outcomes.add("answered")
                 assert future.result(timeout=10).outputs["x"][0] == i
-        assert outcomes <= {"cancelled", "answered"}
         assert client.infer("m", ONE).model == "m"
 
 

@@ -42,7 +42,7 @@ def test_a_failed_query_is_noticed():
         demo.wait_for([query])
 
 
-def test_the_cpp_client_must_give_the_same_bytes(tmp_path: Path):
+def test_the_cpp_client_must_give_the_same_answer_up_to_rounding(tmp_path: Path):
     query = answered("a photograph", "y", np.arange(3, dtype=np.float32))
     np.save(tmp_path / "y.npy", query.result.outputs["y"])
     client = tmp_path / "client"
@@ -52,6 +52,8 @@ def test_the_cpp_client_must_give_the_same_bytes(tmp_path: Path):
     demo.compare_with_cpp(client, "tcp://nowhere:1", "m", query)
 
     np.save(tmp_path / "y.npy", np.nextafter(query.result.outputs["y"], np.float32(9)))
+    demo.compare_with_cpp(client, "tcp://nowhere:1", "m", query)
+    np.save(tmp_path / "y.npy", query.result.outputs["y"] * np.float32(1.01))
     with pytest.raises(demo.DemoError, match="differs"):
         demo.compare_with_cpp(client, "tcp://nowhere:1", "m", query)
     client.write_text("#!/bin/sh\necho no such server >&2; exit 3\n")

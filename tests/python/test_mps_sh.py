@@ -202,16 +202,9 @@ def test_start_shows_why_it_failed(name: str, tmp_path: Path) -> None:
 DESCRIPTION = """
 name = "{0}"
 file = "{0}.pt"
-[buckets]
-batch = [1]
-[[inputs]]
-name = "x"
-dtype = "float32"
-shape = ["batch", 4]
-[[outputs]]
-name = "y"
-dtype = "float32"
-shape = ["batch", 2]
+buckets = {{ batch = [1] }}
+inputs = [{{ name = "x", dtype = "float32", shape = ["batch", 4] }}]
+outputs = [{{ name = "y", dtype = "float32", shape = ["batch", 2] }}]
 """
 
 

@@ -18,6 +18,7 @@
 #include "shm/gate.h"
 #include "shm/layout.h"
 #include "worker/app/model_bench.h"
+#include "worker/torch/job_rows.h"
 
 namespace abacus {
 namespace {

@@ -79,7 +79,6 @@ class CutChecker {
   struct Sample;
   using Chains = std::vector<std::vector<uint32_t>>;
 
-  // Whether inputs far from the usual ones are tried.
   // `plain_may_fail`: a sample for which the plain module has no answer says nothing and is left out.
   Status CheckSample(const Sample& sample, const Chains& chains, bool plain_may_fail, BucketReport* report);
   Status CheckPadded(BucketReport* report);

@@ -10,6 +10,7 @@
 
 #include "models/held_model.h"
 #include "shm/layout.h"
+#include "worker/torch/job_rows.h"
 
 namespace abacus {
 namespace {
@@ -26,13 +27,6 @@ Status CheckBatches(const ModelSpec& spec, const std::vector<int64_t>& batches) 
     }
   }
   return Status::Ok();
-}
-
-std::vector<int64_t> SmallestQueries(const ModelSpec& spec, int64_t batch) {
-  const int64_t count = MayShareBatch(spec) ? std::min<int64_t>(batch, kMaxJobQueries) : 1;
-  std::vector<int64_t> rows(static_cast<size_t>(count), 1);
-  rows.back() = batch - count + 1;
-  return rows;
 }
 
 uint64_t BlockBytes(const ModelSpec& spec, int64_t rows, int64_t sequence) {

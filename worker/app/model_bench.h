@@ -32,9 +32,6 @@ namespace abacus {
 // Error, unless these are batch sizes of the model; what `--batch` gives.
 Status CheckBatches(const ModelSpec& spec, const std::vector<int64_t>& batches);
 
-// Rows of the queries, as many as a job may have, that fill a batch of this size: 1, and the rest for the last.
-std::vector<int64_t> SmallestQueries(const ModelSpec& spec, int64_t batch);
-
 // The size of the block that a server's arena has for a query.
 uint64_t BlockBytes(const ModelSpec& spec, int64_t rows, int64_t sequence);
 

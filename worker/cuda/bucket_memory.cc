@@ -101,7 +101,7 @@ Status BucketMemory::CopyLargeInput(size_t index, JobTensors job, cudaStream_t s
 
 Status BucketMemory::CopyOut(JobTensors job, uint32_t sequence, cudaStream_t stream) const {
   if (job.empty()) job = synthetic_.queries();
-  staging_->KeepQueries(sequence, job);
+  if (small_outputs_.bytes > 0) staging_->KeepQueries(sequence, job);
   for (size_t i = 0; i < outputs_.size(); ++i) {
     const std::optional<TensorExtent>& place = small_outputs_.tensors[i];
     if (!place) {

@@ -5,8 +5,8 @@
 // is in progress at a time, and a new job abandons the old one, so no bucket's intermediate values need to survive a
 // run of another bucket. Static inputs and outputs are each bucket's own.
 //
-// Thread rule: one thread, with the GPU as its current device. Ownership: program and staging memory outlive
-// the captured bucket. Errors: INVALID_ARGUMENT for a program that cannot be captured or whose outputs are wrong,
+// Thread rule: one thread, with the GPU as its current device. Ownership: program and staging memory outlive the
+// captured bucket. Errors: INVALID_ARGUMENT for a program that cannot be captured or whose outputs are wrong,
 // WORKER_FAILED with the CUDA call; LibTorch's exceptions pass through.
 #ifndef ABACUS_WORKER_CUDA_GRAPH_CAPTURE_H_
 #define ABACUS_WORKER_CUDA_GRAPH_CAPTURE_H_

@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "models/model_spec.h"
@@ -26,14 +27,16 @@ class SyntheticJob {
   SyntheticJob& operator=(SyntheticJob&&) = default;
 
   // One query that fills the bucket.
-  static SyntheticJob OfOneQuery(const ModelSpec& spec, const BucketPlan& plan) { return {spec, plan, 1}; }
+  static SyntheticJob OfOneQuery(const ModelSpec& spec, const BucketPlan& plan) {
+    return {spec, plan, {plan.bucket.batch}};
+  }
   // As many queries as can fill it, of one row each as far as a job may have that many: the most copies.
   static SyntheticJob OfManyQueries(const ModelSpec& spec, const BucketPlan& plan);
 
   JobTensors queries() const { return queries_; }
 
  private:
-  SyntheticJob(const ModelSpec& spec, const BucketPlan& plan, size_t count);
+  SyntheticJob(const ModelSpec& spec, const BucketPlan& plan, const std::vector<int64_t>& query_rows);
 
   at::Tensor memory_;
   std::vector<const std::byte*> inputs_;

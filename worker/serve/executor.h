@@ -5,8 +5,8 @@
 // continues where the job stopped), and the job's queries: every command carries the whole table, which is copied first
 // and then checked (rows and lengths fit the bucket, and what the model lets share a batch, be padded or be split; each
 // block lies inside the arena and holds its query's tensors, each part lies inside its query). A bad command gets an
-// error completion and changes nothing. One job is in progress at a time; a command with first == 0
-// of another job abandons the one before.
+// error completion and changes nothing. One job is in progress at a time; a command with first == 0 of another job
+// abandons the one before.
 //
 // Gates: a command may come ahead of its round and then names the value at which its lane's gate lets it begin. Where
 // the device itself can wait for the gate, the range is started at once, behind it and behind the range before: up to

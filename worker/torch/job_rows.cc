@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "shm/layout.h"
+
 namespace abacus {
 namespace {
 
@@ -13,6 +15,13 @@ Status Misfit(const std::string& what) { return {StatusCode::kInternal, "the job
 int64_t RowsOf(JobTensors job) {
   int64_t rows = 0;
   for (const QueryTensors& query : job) rows += query.rows;
+  return rows;
+}
+
+std::vector<int64_t> SmallestQueries(const ModelSpec& spec, int64_t batch) {
+  const int64_t count = MayShareBatch(spec) ? std::min<int64_t>(batch, kMaxJobQueries) : 1;
+  std::vector<int64_t> rows(static_cast<size_t>(count), 1);
+  rows.back() = batch - count + 1;
   return rows;
 }
 

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/status.h"
 #include "models/model_spec.h"
@@ -18,6 +19,9 @@ namespace abacus {
 
 // Of the batch, without padding.
 int64_t RowsOf(JobTensors job);
+
+// Rows of the queries, as many as a job may have, that fill a batch of this size: 1, and the rest for the last.
+std::vector<int64_t> SmallestQueries(const ModelSpec& spec, int64_t batch);
 
 // Error unless the job is synthetic, or its queries have the model's number of tensors and together fit the bucket.
 // Several queries need a model whose batches may be shared.

@@ -78,13 +78,11 @@ Status LoadCheck::CompareCase(const Case& recorded, const RunFn& run) const {
     const at::Tensor& expected = recorded.outputs[i];
     if (!expected.defined()) continue;
     const std::string where = c10::str("output \"", recorded.plan->outputs[i].name, "\" at ", recorded.label);
-    if (recorded.kind != Kind::kNumbers) {
-      const bool nan = recorded.kind == Kind::kNan;
-      const auto difference = CompareSpecial(where, expected, (*outputs)[i], nan, spec_.tolerance);
-      if (!difference) return difference.error();
-    } else if (const auto difference = CompareOutput(where, expected, (*outputs)[i], spec_.tolerance); !difference) {
-      return difference.error();
-    }
+    const Result<double> difference =
+        recorded.kind == Kind::kNumbers
+            ? CompareOutput(where, expected, (*outputs)[i], spec_.tolerance)
+            : CompareSpecial(where, expected, (*outputs)[i], recorded.kind == Kind::kNan, spec_.tolerance);
+    if (!difference) return difference.error();
   }
   return Status::Ok();
 }

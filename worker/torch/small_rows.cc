@@ -14,7 +14,7 @@ SmallRows SmallRowsOf(const std::vector<TensorSpec>& tensors, const Bucket& buck
       continue;
     }
     small.tensors.emplace_back(TensorExtent{small.bytes, bytes});
-    small.bytes += (bytes + kTensorAlignBytes - 1) / kTensorAlignBytes * kTensorAlignBytes;
+    small.bytes += TensorAligned(bytes);
   }
   return small;
 }
